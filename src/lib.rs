@@ -1,0 +1,7 @@
+//! Sidebus: a sidecar that gives any program a message bus over gRPC.
+//!
+//! The rooms of the code, one duty each; `ARCHITECTURE.md` says who may know whom.
+
+pub mod broker;
+pub mod config;
+pub mod domain;
