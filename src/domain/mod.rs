@@ -3,7 +3,14 @@
 //! Knows nothing of async, clocks, randomness, logging or I/O: time comes in as `now`, jitter as a number. It does not
 //! know which broker or which wire it serves.
 
+pub mod delay;
+pub mod failure;
+pub mod giving_up;
+pub mod ledger;
 pub mod message;
 pub mod name;
+pub mod record;
 pub mod subscription;
 pub mod topology;
+pub mod verdict;
+pub mod window;
