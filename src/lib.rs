@@ -2,6 +2,7 @@
 //!
 //! The rooms of the code, one duty each; `ARCHITECTURE.md` says who may know whom.
 
+pub mod bridge;
 pub mod broker;
 pub mod config;
 pub mod domain;

@@ -86,6 +86,9 @@ pub trait Arrivals: fmt::Debug + Send {
 
 /// The settling half of a consumer, owned by one task.
 pub trait Settler: fmt::Debug + Send {
+    /// The channel whose receipts it settles: [`Receipt::channel`].
+    fn channel(&self) -> u64;
+
     /// Settles a batch, coalesced into as few frames as possible and flushed once; answers in the order of the batch.
     fn settle(&mut self, batch: Vec<(Receipt, Settlement)>, proof: Proof) -> BoxFuture<'_, Vec<Settled>>;
 }

@@ -11,102 +11,17 @@ use super::verdict::VerdictKind;
 use super::window::Window;
 
 mod stream;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
 pub use stream::Terms;
 use stream::{Ending, Stream};
+pub use words::{Answer, Clock, DeliveryId, Due, Outcome, Size, StreamId};
 
 /// What comes within this of the end of its lease is taken back, so that the broker's own limit never fires.
 pub const LEASE_MARGIN: Duration = Duration::from_mins(1);
-
-/// One connected handler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamId(pub u64);
-
-/// One handing-out of a message: rising, below 2^53, never repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeliveryId(pub i64);
-
-/// What became of a verdict or an extension; the words of the wire contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Acked on a live channel.
-    Acked,
-    /// The retry copy is confirmed and the original acked.
-    RetryScheduled,
-    /// The dead letter is confirmed and the original acked.
-    DeadLettered,
-    /// Given back.
-    Released,
-    /// The clock was set.
-    Extended,
-    /// The deadline had passed.
-    LeaseExpired,
-    /// The session was lost meanwhile.
-    LeaseLost,
-    /// This stream never held that id, or it is forgotten.
-    UnknownDelivery,
-    /// No verdict, or a bad one; the lease stays.
-    Invalid,
-    /// Another verdict came first.
-    AlreadySettled,
-}
-
-impl Outcome {
-    /// True if it took effect.
-    pub fn took_effect(self) -> bool {
-        match self {
-            Self::Acked | Self::RetryScheduled | Self::DeadLettered | Self::Released | Self::Extended => true,
-            Self::LeaseExpired | Self::LeaseLost | Self::UnknownDelivery | Self::Invalid | Self::AlreadySettled => {
-                false
-            }
-        }
-    }
-}
-
-/// The ledger's word on a verdict.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Answer<L> {
-    /// Carry it out, then tell the ledger with `settled`.
-    Act(L),
-    /// Nothing to do; this is the result.
-    Result(Outcome),
-    /// Another verdict came first; this is what it did, if that is known yet.
-    Already(Option<Outcome>),
-    /// The same verdict again, and the first is still being carried out: harmless, its result will come.
-    Pending,
-}
-
-/// A lease that has run out.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Due<L> {
-    /// Who held it and under which id; `None` = it was still waiting for a handler.
-    pub holder: Option<(StreamId, DeliveryId)>,
-    /// What comes out.
-    pub load: L,
-    /// Which of the two clocks.
-    pub clock: Clock,
-}
-
-/// The two clocks of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// It was the oldest unsettled one of its stream for the whole settle timeout: a failed attempt.
-    SettleTimeout,
-    /// Near the longest lease, and its own clock had not run out: given back, not counted.
-    LeaseLimit,
-}
-
-/// What one delivery weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    /// Bytes of the body.
-    pub body: u64,
-    /// Bytes of the whole encoded frame that carries it alone.
-    pub encoded: u64,
-}
 
 #[derive(Debug)]
 struct Waiting<L> {
@@ -180,7 +95,10 @@ impl<L> Ledger<L> {
         let open = self.open.remove(&id)?;
         match open.state {
             State::Working(load) => Some((id, load)),
-            State::Settling(_) | State::Revoked => None,
+            State::Settling(_) | State::Revoked => {
+                self.open.insert(id, open);
+                None
+            }
         }
     }
 
@@ -240,6 +158,28 @@ impl<L> Ledger<L> {
         match &self.open.get(&id)?.state {
             State::Working(load) => Some(load),
             State::Settling(_) | State::Revoked => None,
+        }
+    }
+
+    /// As `load`, to note something on it.
+    pub fn load_mut(&mut self, id: DeliveryId) -> Option<&mut L> {
+        match &mut self.open.get_mut(&id)?.state {
+            State::Working(load) => Some(load),
+            State::Settling(_) | State::Revoked => None,
+        }
+    }
+
+    /// Takes deliveries back that never reached their handler; they wait again, in front and in their order.
+    pub fn take_back(&mut self, now: Instant, ids: &[DeliveryId]) {
+        for id in ids.iter().rev() {
+            let Some(open) = self.open.get(id) else { continue };
+            let (stream, size, arrived) = (open.stream, open.size, open.arrived);
+            let Some((_, load)) = self.take_working(*id) else { continue };
+            if let Some(stream) = self.streams.get_mut(&stream) {
+                stream.window.free(size.body);
+                stream.end(now, *id);
+            }
+            self.waiting.push_front(Waiting { load, size, arrived });
         }
     }
 
@@ -388,6 +328,11 @@ impl<L> Ledger<L> {
     /// True if the stream has said that it leaves.
     pub fn is_leaving(&self, stream: StreamId) -> bool {
         self.streams.get(&stream).is_some_and(|stream| stream.leaving)
+    }
+
+    /// What a stream is working on, oldest first.
+    pub fn working(&self, stream: StreamId) -> Vec<DeliveryId> {
+        self.streams.get(&stream).map(|stream| stream.working.iter().copied().collect()).unwrap_or_default()
     }
 
     /// Connected streams, in the order in which they came.

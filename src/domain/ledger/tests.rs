@@ -116,6 +116,19 @@ fn a_lost_stream_gives_back_what_it_worked_on_and_nothing_that_is_being_settled(
 }
 
 #[test]
+fn what_never_reached_a_handler_goes_to_another_one_in_order() {
+    let mut bench = Bench::with_window(3);
+    bench.arrive(&["a", "b", "c"]);
+    bench.dispatch();
+    bench.ledger.leave(ONE);
+    bench.ledger.take_back(bench.now, &[DeliveryId(2), DeliveryId(3)]);
+    assert_eq!(bench.ledger.in_flight(ONE), Some(1));
+    bench.ledger.attach(TWO, Window::new(5, 10_000), terms());
+    assert_eq!(bench.dispatch(), [(TWO, 4), (TWO, 5)]);
+    assert_eq!((bench.ledger.load(DeliveryId(4)), bench.ledger.load(DeliveryId(5))), (Some(&"b"), Some(&"c")));
+}
+
+#[test]
 fn a_stream_that_leaves_gets_nothing_more_and_may_settle_what_it_holds() {
     let mut bench = Bench::with_window(2);
     bench.arrive(&["a"]);
