@@ -16,6 +16,7 @@ use crate::domain::topology::Plan;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod memory;
 
 pub use error::{BrokerError, ErrorClass};
 
