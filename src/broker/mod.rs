@@ -13,7 +13,10 @@ use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+pub mod memory;
 
 pub use error::{BrokerError, ErrorClass};
 
