@@ -1,0 +1,3 @@
+//! The gRPC door: the only room that names tonic and prost. Knows no broker's client library and no settings file.
+
+pub mod proto;
