@@ -4,7 +4,9 @@
 
 pub mod bridge;
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod grpc;
 pub mod runtime;
 pub mod telemetry;

@@ -1,13 +1,15 @@
-//! One failed attempt and where a message first came from, as its history keeps them. Knows no header and no wire.
+//! What is remembered of failed attempts and of where a message came from. Knows no headers and no wire.
 
-/// Who said that an attempt failed; a closed set.
+use super::name::ExchangeName;
+
+/// Kinds of failed attempts; a closed set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// Verdict retry.
+    /// The verdict retry.
     Retry,
-    /// Verdict `dead_letter`.
+    /// The verdict `dead_letter`.
     DeadLetter,
-    /// The deadline passed.
+    /// The settle timeout or the longest lease passed.
     Timeout,
     /// The handler was lost while it held this delivery alone.
     Crash,
@@ -35,9 +37,9 @@ impl FailureKind {
 pub struct Failure {
     /// Who said so.
     pub kind: FailureKind,
-    /// The handler's code; empty unless a verdict gave one.
+    /// The handler's code, at most 64 bytes; empty unless a verdict gave one.
     pub reason: String,
-    /// Free text, at most 512 bytes in the history.
+    /// Free text, at most 512 bytes in a history; may be empty.
     pub description: String,
     /// Label of the handler.
     pub handler: String,
@@ -47,15 +49,15 @@ pub struct Failure {
     pub time_ms: u64,
 }
 
-/// Where a message came from when Sidebus first took it.
+/// The first sight of a message that has been copied since (retry, crash copy, replay).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Exchange it was published to; empty = the nameless one.
-    pub exchange: String,
+    /// Exchange it was published to.
+    pub exchange: ExchangeName,
     /// As published.
     pub routing_key: String,
     /// Work queue it was taken from.
     pub queue: String,
-    /// When it was first taken, in milliseconds since 1970.
+    /// When it was first taken from that queue, in milliseconds since 1970.
     pub first_time_ms: u64,
 }

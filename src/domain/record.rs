@@ -3,6 +3,7 @@
 use super::failure::{Failure, FailureKind, Origin};
 use super::message::{Headers, Message, Value, encoded_bytes, is_reserved_header};
 use super::name::{ExchangeName, QueueName};
+use super::verdict::cut;
 
 /// Failed attempts by verdict or deadline.
 const ATTEMPT: &str = "x-sidebus-attempt";
@@ -76,9 +77,9 @@ impl Record {
     }
 
     /// Adds a failure; the middle of a long history goes first.
-    pub fn push(&mut self, mut failure: Failure) {
-        cut(&mut failure.description, DESCRIPTION_BYTES_MAX);
-        self.history.push(failure);
+    pub fn push(&mut self, failure: Failure) {
+        let description = cut(failure.description, DESCRIPTION_BYTES_MAX);
+        self.history.push(Failure { description, ..failure });
         while self.history.len() > HISTORY_NEWEST + 1 || encoded_history(&self.history) > HISTORY_BYTES_MAX {
             if self.history.len() <= 2 {
                 break;
@@ -155,7 +156,7 @@ pub fn copy_headers(message: &Message, record: &Record) -> Headers {
 pub fn first_sight(message: &Message, queue: &QueueName, now_ms: u64) -> FirstSight {
     FirstSight {
         origin: Origin {
-            exchange: message.exchange.as_str().to_owned(),
+            exchange: message.exchange.clone(),
             routing_key: message.routing_key.clone(),
             queue: queue.as_str().to_owned(),
             first_time_ms: now_ms,
@@ -164,14 +165,6 @@ pub fn first_sight(message: &Message, queue: &QueueName, now_ms: u64) -> FirstSi
         expiration: message.properties.expiration.clone(),
         had_message_id: message.properties.message_id.is_some(),
         remaining_ms: None,
-    }
-}
-
-/// Cuts a text to at most so many bytes, between characters.
-pub fn cut(text: &mut String, bytes_max: usize) {
-    if text.len() > bytes_max {
-        let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
     }
 }
 
@@ -185,7 +178,7 @@ fn restore(message: &mut Message, first: Option<&FirstSight>) {
     // The broker wrote these while the copy waited in our slot; attempt 1 did not show them.
     message.properties.headers.retain(|name, _| !is_reserved_header(name) || PUBLISHERS_OWN.contains(&name.as_str()));
     let Some(first) = first else { return };
-    message.exchange = ExchangeName::from_broker(&first.origin.exchange);
+    message.exchange.clone_from(&first.origin.exchange);
     message.routing_key.clone_from(&first.origin.routing_key);
     message.properties.user_id.clone_from(&first.user_id);
     message.properties.expiration.clone_from(&first.expiration);
@@ -214,7 +207,7 @@ fn integer(number: u64) -> Value {
 fn read_origin(table: &Headers) -> Option<FirstSight> {
     Some(FirstSight {
         origin: Origin {
-            exchange: text(table, "exchange")?,
+            exchange: ExchangeName::from_broker(&text(table, "exchange")?),
             routing_key: text(table, "routing-key")?,
             queue: text(table, "queue")?,
             first_time_ms: number(table, "first-time-ms")?,
@@ -228,7 +221,7 @@ fn read_origin(table: &Headers) -> Option<FirstSight> {
 
 fn write_origin(first: &FirstSight) -> Headers {
     let mut table = Headers::from([
-        ("exchange".to_owned(), Value::text(first.origin.exchange.clone())),
+        ("exchange".to_owned(), Value::text(first.origin.exchange.as_str())),
         ("routing-key".to_owned(), Value::text(first.origin.routing_key.clone())),
         ("queue".to_owned(), Value::text(first.origin.queue.clone())),
         ("first-time-ms".to_owned(), integer(first.origin.first_time_ms)),
@@ -367,13 +360,6 @@ mod tests {
         assert_eq!(record.history[0].attempt, 1);
         assert_eq!(record.history[10].attempt, 30);
         assert_eq!(record.dropped, 19);
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        let mut text = "ä".repeat(300);
-        cut(&mut text, 511);
-        assert_eq!(text.len(), 510);
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use super::{Results, Said};
 use crate::broker::{Proof, Settled, Settlement};
+use crate::domain::delay::Slot;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::giving_up::{self, Decision, Failed};
 use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, Outcome, StreamId};
@@ -42,6 +43,11 @@ impl Pump {
         for (ids, verdict) in said.verdicts {
             for id in ids {
                 match &verdict {
+                    Ok(verdict) if is_too_late(verdict) => {
+                        let problem =
+                            format!("a delay beyond {} s is not in this release", Slot::longest().ttl().as_secs());
+                        self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(&problem));
+                    }
                     Ok(verdict) => self.verdict(stream, id, verdict),
                     Err(problem) => self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(problem)),
                 }
@@ -260,6 +266,12 @@ impl Pump {
             self.end(stream, StreamEnd::SlowReader);
         }
     }
+}
+
+/// A delay that no slot can hold: served by a shorter one it would be early.
+fn is_too_late(verdict: &Verdict) -> bool {
+    let Verdict::Retry { delay: Some(delay), .. } = verdict else { return false };
+    Slot::at_least(*delay).is_none()
 }
 
 fn refused_label(outcome: Outcome) -> &'static str {

@@ -120,6 +120,10 @@ impl fmt::Debug for MemorySettler {
 }
 
 impl Settler for MemorySettler {
+    fn channel(&self) -> u64 {
+        self.guard.channel.0
+    }
+
     fn settle(&mut self, batch: Vec<(Receipt, Settlement)>, _proof: Proof) -> BoxFuture<'_, Vec<Settled>> {
         Box::pin(async move {
             coop::consume_budget().await;
