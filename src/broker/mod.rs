@@ -13,6 +13,8 @@ use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 mod error;
 
 pub use error::{BrokerError, ErrorClass};

@@ -3,6 +3,7 @@
 //! Knows nothing of async, clocks, randomness, logging or I/O: time comes in as `now`, jitter as a number. It does not
 //! know which broker or which wire it serves.
 
+pub mod coalesce;
 pub mod message;
 pub mod name;
 pub mod subscription;
