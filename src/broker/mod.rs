@@ -15,7 +15,10 @@ use crate::domain::topology::Plan;
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+pub mod memory;
 
 pub use error::{BrokerError, ErrorClass};
 

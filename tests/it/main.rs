@@ -1,0 +1,3 @@
+//! Everything that needs no real broker.
+
+mod conformance_memory;
