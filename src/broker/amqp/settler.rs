@@ -27,6 +27,10 @@ impl fmt::Debug for AmqpSettler {
 }
 
 impl Settler for AmqpSettler {
+    fn channel(&self) -> u64 {
+        self.0.number
+    }
+
     fn settle(&mut self, batch: Vec<(Receipt, Settlement)>, proof: Proof) -> BoxFuture<'_, Vec<Settled>> {
         async move { settle(&self.0, batch, proof).await }.boxed()
     }
