@@ -17,10 +17,10 @@ pub(super) const ADDRESS_KEYS: [&str; 4] = ["url", "url_file", "urls", "host"];
 /// Where a broker is that nobody has named.
 const LOCAL: &str = "localhost";
 
-/// True if any key says where the broker is.
-pub(super) fn is_known(values: &Values) -> bool {
+/// The key of `bus.amqp` that says where the broker is, if any does.
+pub(super) fn key(values: &Values) -> Option<&'static str> {
     let amqp = values.section("bus.amqp");
-    ADDRESS_KEYS.iter().any(|key| amqp.given(key).is_some())
+    ADDRESS_KEYS.into_iter().find(|key| amqp.given(key).is_some())
 }
 
 /// Reads `[bus.amqp]` as far as it tells how to reach the broker.

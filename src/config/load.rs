@@ -193,7 +193,7 @@ fn backend(request: &LoadRequest, values: &Values, problems: &mut Problems, warn
     let bus = values.section("bus");
     let named: Option<&'static str> = bus.optional("backend");
     let memory = || Backend::Memory { bytes_max: bus.value("memory.max_bytes") };
-    let is_known = address::is_known(values);
+    let address = address::key(values);
     if request.command == Command::Dev {
         if named == Some("amqp") && !file::is_example(&bus.origin("backend")) {
             let what = "dev always runs in memory; `sidebus run` goes to the broker";
@@ -203,12 +203,17 @@ fn backend(request: &LoadRequest, values: &Values, problems: &mut Problems, warn
     }
     match named {
         Some("memory") => {
-            if is_known {
-                warnings.push(Warning::new("bus.amqp", "", "the address is not used: bus.backend is memory"));
+            if let Some(key) = address {
+                let what = "is not used: bus.backend is memory";
+                warnings.push(Warning::new(
+                    values.section("bus.amqp").path(key),
+                    values.section("bus.amqp").origin(key),
+                    what,
+                ));
             }
             memory()
         }
-        None if !is_known && problems.iter().all(|problem| !problem.key.starts_with("bus.")) => {
+        None if address.is_none() && !problems.iter().any(may_have_named_a_broker) => {
             let fault = Fault::new("no broker is named");
             let hint = "set AMQP_URL or BUS_BACKEND, or try `sidebus dev`, which needs no broker";
             problems.push(Problem::new("bus.backend", "", fault.hint(hint)));
@@ -216,6 +221,12 @@ fn backend(request: &LoadRequest, values: &Values, problems: &mut Problems, warn
         }
         Some(_) | None => Backend::Amqp(Box::new(address::read(values, &request.working_dir, problems, warnings))),
     }
+}
+
+/// True for a fault that may be the attempt to name a broker: then a second problem would only confuse.
+fn may_have_named_a_broker(problem: &Problem) -> bool {
+    let is_address = address::ADDRESS_KEYS.iter().any(|key| problem.key == format!("bus.amqp.{key}"));
+    is_address || ["bus", "bus.amqp", "bus.backend"].contains(&problem.key.as_str()) || problem.why == shape::UNKNOWN
 }
 
 /// `bus.instance`, else the pod, else the host.

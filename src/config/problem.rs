@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use config::{Value, ValueKind};
 
 /// Columns are no wider than this, so that one long cell does not push all others off the screen.
-const COLUMN_CHARS_MAX: usize = 48;
+const COLUMN_CHARS_MAX: usize = 64;
 /// Characters of a value that are shown.
 const SHOWN_CHARS_MAX: usize = 48;
 /// What stands for a secret.

@@ -25,15 +25,14 @@ fn refuse_contradictions(entry: &Section<'_>, queue: &QueueSettings, problems: &
     match topology::queue_type(queue) {
         QueueType::Quorum => {
             let contradictions = [
-                ("exclusive", queue.exclusive, "exclusive"),
-                ("auto_delete", queue.auto_delete, "auto_delete"),
-                ("durable", queue.durable == Some(false), "durable"),
-                ("arguments", queue.arguments.contains_key("x-max-priority"), "arguments.x-max-priority"),
+                ("exclusive", queue.exclusive, ""),
+                ("auto_delete", queue.auto_delete, ""),
+                ("durable", queue.durable == Some(false), ""),
+                ("arguments", queue.arguments.contains_key("x-max-priority"), "x-max-priority "),
             ];
-            for (key, is_asked, name) in contradictions.into_iter().filter(|(_, is_asked, _)| *is_asked) {
-                debug_assert!(is_asked);
-                let rule = format!("{name} contradicts {} = \"quorum\"", entry.path(type_key));
-                problems.push(entry.problem(key, Fault::new(rule).hint(format!("leave {type_key} out"))));
+            for (key, _, name) in contradictions.into_iter().filter(|(_, is_asked, _)| *is_asked) {
+                let fault = Fault::new(format!("{name}contradicts {} = \"quorum\"", entry.path(type_key)));
+                problems.push(entry.problem(key, fault.hint(format!("leave {type_key} out"))));
             }
         }
         QueueType::Classic => {

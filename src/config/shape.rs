@@ -8,6 +8,9 @@ use super::problem::{Fault, Problem, Problems};
 use super::{environment, tree, words};
 use crate::domain::name::SubscriptionName;
 
+/// What is said of a key that is in no row.
+pub(super) const UNKNOWN: &str = "unknown key";
+
 /// Which layer a value came from; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LayerKind {
@@ -76,7 +79,7 @@ fn names(value: &Value, path: &KeyPath, problems: &mut Problems) {
 }
 
 fn unknown(value: &Value, path: &KeyPath, kind: LayerKind) -> Fault {
-    let fault = Fault::new("unknown key");
+    let fault = Fault::new(UNKNOWN);
     let Some(mut meant) = words::suggest(path) else { return fault };
     // `bus.ampq.url` fails at `ampq`; what follows belongs to the guess as well.
     let mut rest = value;

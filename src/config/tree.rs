@@ -14,9 +14,12 @@ pub(super) fn leaf(origin: &str, kind: impl Into<ValueKind>) -> Value {
     Value::new(Some(&origin.to_owned()), kind)
 }
 
-/// Where a value came from; empty = nowhere in particular.
+/// Where a value came from; a merged table has no place of its own and tells its first entry's. Empty = nowhere.
 pub(super) fn origin(value: &Value) -> String {
-    value.origin().unwrap_or_default().to_owned()
+    match value.origin() {
+        Some(origin) => origin.to_owned(),
+        None => entries(value).first().map(|(_, below)| origin(below)).unwrap_or_default(),
+    }
 }
 
 /// The entries of a table in a stable order; none if it is no table.
@@ -58,14 +61,10 @@ fn merge_into(place: &mut Value, value: Value) -> Result<(), String> {
         return Ok(());
     }
     if !is_table(place) || !is_table(&value) {
-        return Err(first_origin(place));
+        return Err(origin(place));
     }
     let ValueKind::Table(incoming) = value.kind else { return Ok(()) };
     incoming.into_iter().try_for_each(|(word, value)| insert(place, &[word], value))
-}
-
-fn first_origin(value: &Value) -> String {
-    entries(value).first().map_or_else(|| origin(value), |(_, below)| first_origin(below))
 }
 
 /// Takes out what stands at a path.

@@ -73,7 +73,11 @@ pub(super) fn read_text(key: &Key, text: &str) -> Result<Typed, Fault> {
 
 /// A value for a key.
 pub(super) fn read(key: &Key, value: &Value) -> Result<Typed, Fault> {
-    match key.kind {
+    read_kind(key.kind, value).map_err(|fault| advised(fault, key))
+}
+
+fn read_kind(kind: Kind, value: &Value) -> Result<Typed, Fault> {
+    match kind {
         Kind::Bool => read_bool(value),
         Kind::Integer { min, max } => read_integer(value, min, max),
         Kind::Fraction { min, max } => read_fraction(value, min, max),
@@ -101,7 +105,6 @@ pub(super) fn read(key: &Key, value: &Value) -> Result<Typed, Fault> {
         Kind::Bindings => arguments::read_bindings(value).map(Typed::Bindings),
         Kind::Arguments => arguments::read_arguments(value).map(Typed::Arguments),
     }
-    .map_err(|fault| advised(fault, key))
 }
 
 /// The key's own advice where the fault has none.
@@ -145,7 +148,9 @@ fn texts(value: &Value) -> Result<Vec<&str>, Fault> {
 
 fn read_bool(value: &Value) -> Result<Typed, Fault> {
     let ValueKind::Boolean(value) = value.kind else {
-        return Err(Fault::new("must be true or false").hint("without quotes"));
+        let in_quotes = matches!(&value.kind, ValueKind::String(text) if text == "true" || text == "false");
+        let fault = Fault::new("must be true or false");
+        return Err(if in_quotes { fault.hint("without quotes") } else { fault });
     };
     Ok(Typed::Bool(value))
 }

@@ -1,3 +1,4 @@
 //! Everything that needs no real broker.
 
 mod conformance_memory;
+mod settings;

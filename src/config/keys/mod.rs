@@ -165,7 +165,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::value::write_duration;
     use crate::config::{environment, typed};
+    use crate::domain::subscription;
 
     #[test]
     fn paths_are_unique_and_every_row_has_a_doc_line() {
@@ -174,6 +176,30 @@ mod tests {
             assert!(seen.insert(key.path), "{} is there twice", key.path);
             assert!(!key.doc.is_empty() && !key.doc.ends_with('.'), "{}", key.path);
         }
+    }
+
+    #[test]
+    fn a_queue_has_every_key_of_retry_and_dead_letter_that_is_not_global() {
+        let paths: BTreeSet<&str> = all().map(|key| key.path).collect();
+        for key in all().filter(|key| key.path.starts_with("retry.") || key.path.starts_with("dead_letter.")) {
+            let is_global = ["retry.allow_lossy_delay", "retry.history_key_file"].contains(&key.path);
+            assert_ne!(paths.contains(format!("queues.*.{}", key.path).as_str()), is_global, "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_domain() {
+        let is = |path: &str, text: String| {
+            let row = all().find(|key| key.path == path).unwrap();
+            assert_eq!(row.default, Some(text.as_str()), "{path}");
+        };
+        is("bus.amqp.prefetch_count", subscription::PREFETCH_COUNT_DEFAULT.to_string());
+        is("bus.amqp.prefetch_max", subscription::PREFETCH_MAX_DEFAULT.to_string());
+        is("queues.*.max_handlers", subscription::MAX_HANDLERS_DEFAULT.to_string());
+        is("queues.*.settle_timeout", write_duration(subscription::SETTLE_TIMEOUT_DEFAULT));
+        is("queues.*.max_lease", write_duration(subscription::MAX_LEASE_DEFAULT));
+        is("retry.max_attempts", subscription::RetrySettings::default().max_attempts.to_string());
+        is("retry.min_backoff", write_duration(subscription::RetrySettings::default().delay));
     }
 
     #[test]

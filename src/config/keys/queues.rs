@@ -55,7 +55,7 @@ pub(super) const KEYS: &[Key] = &[
     key("queues.*.prefetch_count", PREFETCH, "window of one handler; bus.amqp.prefetch_count")
         .hint("100 suits most handlers"),
     key("queues.*.prefetch_max", PREFETCH, "cap of the sum of windows; bus.amqp.prefetch_max"),
-    key("queues.*.settle_timeout", SETTLE, "clock of the oldest unsettled delivery of a stream").default("60s"),
+    key("queues.*.settle_timeout", SETTLE, "clock of the oldest unsettled delivery of a stream").default("1m"),
     key("queues.*.max_lease", LEASE, "no lease lasts longer").default("25m"),
     key("queues.*.max_message_bytes", BYTES, "largest encoded delivery")
         .later("grpc.max_message_bytes rules all queues"),
