@@ -2,12 +2,14 @@
 //!
 //! Knows no settings file. What this release cannot carry is refused by name, never dropped in silence.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::time;
 use super::violations::{Below, Index, Key, Violations};
 use super::{SHORT_BYTES_MAX, header};
-use crate::domain::message::{Headers, Value};
+use crate::domain::message::{Headers, Value, encoded_bytes};
 use crate::domain::name::{ExchangeName, QueueName, SubscriptionName};
 use crate::domain::subscription::{
     Binding, DeadLetterSettings, DeliverySettings, QueueSettings, QueueType, RetrySettings, Subscription,
@@ -22,6 +24,8 @@ mod later;
 const PATH: &str = "open.declare";
 /// Levels of tables and arrays in an argument.
 const DEPTH_MAX: usize = 8;
+/// Bytes of one table of arguments: a frame above the connection's limit would end it for everybody.
+const ARGUMENT_BYTES_MAX: usize = 64 * 1024;
 const SETTLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const MAX_LEASE_MIN: Duration = Duration::from_mins(2);
 /// The last minute of a lease is for giving back.
@@ -76,7 +80,7 @@ impl Reader<'_> {
         let queue_name = if spec.queue.is_empty() { name.as_str().to_owned() } else { spec.queue.clone() };
         let queue_name = self.queue_name(&queue_name);
         let arguments = std::mem::take(&mut spec.arguments);
-        let arguments = header::entries_from_proto(arguments, &path("arguments"), DEPTH_MAX, &mut self.violations);
+        let arguments = self.arguments(arguments, &path("arguments"));
         let bindings = std::mem::take(&mut spec.bindings);
         let bindings = self.bindings(bindings, &spec.exchange);
         let delivery = self.delivery(&spec);
@@ -98,6 +102,15 @@ impl Reader<'_> {
         Some(Subscription { name, queue, bindings, delivery, retry, dead_letter })
     }
 
+    fn arguments(&mut self, entries: BTreeMap<String, v1::HeaderValue>, at: &dyn Display) -> Headers {
+        let arguments = header::entries_from_proto(entries, at, DEPTH_MAX, &mut self.violations);
+        let bytes = encoded_bytes(&arguments);
+        if bytes > ARGUMENT_BYTES_MAX {
+            self.violations.add(at, format_args!("have {bytes} bytes, at most {ARGUMENT_BYTES_MAX} are allowed"));
+        }
+        arguments
+    }
+
     fn queue_name(&mut self, text: &str) -> Option<QueueName> {
         let queue = QueueName::parse(text).map_err(|error| self.violations.add(path("queue"), error)).ok()?;
         self.refuse_ours(path("queue"), queue.as_str());
@@ -108,7 +121,7 @@ impl Reader<'_> {
     }
 
     /// Names that Sidebus keeps for itself in the virtual host.
-    fn refuse_ours(&mut self, field: impl std::fmt::Display, name: &str) {
+    fn refuse_ours(&mut self, field: impl Display, name: &str) {
         let below = name.strip_prefix(self.defaults.namespace).is_some_and(|rest| rest.starts_with('.'));
         if below {
             let rule = format_args!("begins with \"{}.\", which Sidebus keeps for itself", self.defaults.namespace);
@@ -135,12 +148,11 @@ impl Reader<'_> {
             self.binding_exchange(&binding.exchange, &Below(&at, "exchange"))
         };
         self.violations.short(Below(&at, "routing_key"), &binding.routing_key);
-        let below = Below(&at, "arguments");
-        let arguments = header::entries_from_proto(binding.arguments, &below, DEPTH_MAX, &mut self.violations);
+        let arguments = self.arguments(binding.arguments, &Below(&at, "arguments"));
         Binding { exchange, routing_key: binding.routing_key, arguments }
     }
 
-    fn binding_exchange(&mut self, name: &str, field: &dyn std::fmt::Display) -> ExchangeName {
+    fn binding_exchange(&mut self, name: &str, field: &dyn Display) -> ExchangeName {
         self.violations.at_most(field, name, SHORT_BYTES_MAX);
         if name.chars().any(char::is_control) {
             self.violations.add(field, "contains a control character");

@@ -71,3 +71,30 @@ pub fn failure_kind(problem: &Problem) -> Option<(v1::PublishFailureKind, bool)>
     };
     Some((kind, row(problem).retry.is_some()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::proto::sidebus::v1::PublishFailureKind as Kind;
+
+    #[test]
+    fn an_item_of_a_stream_fails_with_the_same_words_shortened() {
+        let text = || "x".to_owned();
+        for (problem, expected) in [
+            (Problem::Unroutable { exchange: text(), routing_key: text() }, Some((Kind::Unroutable, false))),
+            (Problem::PublishRejected { exchange: text(), routing_key: text() }, Some((Kind::Rejected, true))),
+            (Problem::ConfirmLost, Some((Kind::ConfirmLost, true))),
+            (Problem::ConfirmTimeout, Some((Kind::ConfirmTimeout, true))),
+            (Problem::ExchangeNotFound(text()), Some((Kind::ExchangeNotFound, false))),
+            (Problem::InvalidMessage(Vec::new()), Some((Kind::Invalid, false))),
+            (Problem::MessageTooLarge { field: text(), found: 2, max: 1 }, Some((Kind::TooLarge, false))),
+            (Problem::NotAllowed { what: text(), hint: text() }, Some((Kind::Denied, false))),
+            (Problem::BrokerBlocked(text()), Some((Kind::Blocked, true))),
+            (Problem::Draining, Some((Kind::Draining, true))),
+            (Problem::BrokerUnavailable(text()), Some((Kind::BrokerDown, true))),
+            (Problem::ProtocolViolation(text()), None),
+        ] {
+            assert_eq!(failure_kind(&problem), expected, "{problem:?}");
+        }
+    }
+}

@@ -192,6 +192,17 @@ fn numbers_and_times_have_bounds() {
 }
 
 #[test]
+fn arguments_fit_into_a_frame() {
+    let spec = |bytes| with_argument("x-note", text(&"y".repeat(bytes)));
+    // 4 for the table, 1 + 6 for the name, 1 + 4 for the text and its type.
+    assert!(declare(spec(64 * 1024 - 16)).is_ok());
+    assert_eq!(refused(spec(64 * 1024 - 15)), ["arguments"]);
+    let arguments = spec(64 * 1024).arguments;
+    let binding = v1::Binding { arguments, ..binding("", "x") };
+    assert_eq!(refused(v1::SubscriptionSpec { bindings: vec![binding], ..self::spec() }), ["bindings[0].arguments"]);
+}
+
+#[test]
 fn keys_that_exclude_each_other_are_refused_here_and_not_by_the_broker() {
     let quorum = || v1::SubscriptionSpec { queue_type: v1::QueueType::Quorum.into(), ..spec() };
     assert_eq!(refused(v1::SubscriptionSpec { exclusive: true, ..quorum() }), ["exclusive"]);
