@@ -21,7 +21,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the sidecar until SIGTERM (needs BUS_BACKEND and AMQP_URL, or a settings file)
+    /// Run the sidecar until SIGTERM (needs `BUS_BACKEND` and `AMQP_URL`, or a settings file)
     #[command(alias = "serve")]
     Run(RunArgs),
     /// Run with an embedded broker, the worked example and sample traffic; needs nothing installed
@@ -42,7 +42,7 @@ pub struct SettingsArgs {
     /// Settings file, or a directory of *.toml; may be repeated, later ones win
     #[arg(short, long = "config", value_name = "FILE")]
     pub config: Vec<PathBuf>,
-    /// One setting, such as bus.amqp.prefetch_count=50; never a secret, it would stand in `ps`
+    /// One setting, such as `bus.amqp.prefetch_count=50`; never a secret, it would stand in `ps`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub set: Vec<(String, String)>,
     /// Backend: amqp or memory

@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::args::DevArgs;
 use super::console::Console;
 use super::exit::ExitStatus;
-use super::{run, settings};
+use super::run as daemon;
+use super::settings;
 use crate::app::{Addresses, App};
 use crate::config::{Command, Settings};
-use crate::grpc::client::{Client, ClientError, Outgoing};
+use crate::grpc::client::{Client, ClientError, Next, Outgoing, Source};
 
 /// Sample messages a second, and in all: nobody consumes three of the four queues, and memory is not endless.
 const EVERY: Duration = Duration::from_secs(1);
@@ -25,9 +26,10 @@ const SAMPLES: [(&str, &str); 4] = [
 ];
 /// The subscription whose handler is built in; the others are for the reader's own.
 const SHOWN: &str = "topology-tracker";
+const SHOWN_WINDOW: u16 = 100;
 
 /// Runs until SIGINT or SIGTERM.
-pub async fn run(args: &DevArgs, console: &mut Console<'_>) -> ExitStatus {
+pub(super) async fn run(args: &DevArgs, console: &mut Console<'_>) -> ExitStatus {
     let mut flags = args.settings.clone();
     if let Some(port) = args.port {
         flags.listen = Some(format!("127.0.0.1:{port}"));
@@ -43,7 +45,7 @@ pub async fn run(args: &DevArgs, console: &mut Console<'_>) -> ExitStatus {
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let app = match run::prepare(&loaded, console).await {
+    let app = match daemon::prepare(&loaded, console).await {
         Ok(app) => app,
         Err(status) => return status,
     };
@@ -57,8 +59,8 @@ async fn serve(app: App, args: &DevArgs, addresses: Addresses, console: &mut Con
     let endpoint = addresses.grpc.to_string();
     let mut quiet = std::io::sink();
     let mut nothing = tokio::io::empty();
-    let mut daemon = Console { input: &mut nothing, output: &mut quiet, words: &mut *console.words };
-    let daemon = run::serve(app, &mut daemon);
+    let mut console_of_daemon = Console { input: &mut nothing, output: &mut quiet, words: &mut *console.words };
+    let daemon = daemon::serve(app, &mut console_of_daemon);
     if args.no_traffic {
         return daemon.await;
     }
@@ -100,7 +102,7 @@ fn banner(settings: &Settings, addresses: Addresses) -> String {
 }
 
 async fn publish(endpoint: &str) -> Result<(), ClientError> {
-    let mut client = Client::connect(endpoint).await?;
+    let client = Client::connect(endpoint).await?;
     let mut clock = tokio::time::interval(EVERY);
     for (number, (routing_key, body)) in (0..MESSAGES_MAX).zip(SAMPLES.iter().cycle()) {
         clock.tick().await;
@@ -112,6 +114,25 @@ async fn publish(endpoint: &str) -> Result<(), ClientError> {
             ..Outgoing::default()
         };
         client.publish(vec![message]).await?;
+    }
+    Ok(())
+}
+
+async fn show(endpoint: &str, output: &mut (dyn std::io::Write + Send)) -> Result<(), ClientError> {
+    let source = Source::Subscription(SHOWN.to_owned());
+    let mut deliveries = Client::connect(endpoint).await?.subscribe(&source, "sidebus dev", SHOWN_WINDOW).await?;
+    while let Some(frame) = deliveries.next().await? {
+        let mut handled = Vec::new();
+        for delivery in frame.deliveries {
+            let body = String::from_utf8_lossy(&delivery.message.body);
+            // A closed standard output must not keep messages in the queue.
+            writeln!(output, "{SHOWN} <- {} {body}", delivery.message.routing_key).ok();
+            handled.push(delivery.id);
+        }
+        output.flush().ok();
+        if !handled.is_empty() {
+            deliveries.settle(handled, Vec::new(), Next::Same).await;
+        }
     }
     Ok(())
 }

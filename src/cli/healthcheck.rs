@@ -17,19 +17,17 @@ const PROBE_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 
 /// Asks, and says the answer.
-pub async fn run(args: &HealthcheckArgs, console: &mut Console<'_>) -> ExitStatus {
-    let address = match &args.admin_endpoint {
-        Some(address) => address.clone(),
+pub(super) async fn run(args: &HealthcheckArgs, console: &mut Console<'_>) -> ExitStatus {
+    let given = match &args.admin_endpoint {
+        Some(address) => Some(address.clone()),
         None => match settings::load(Command::Validate, &args.settings, console) {
-            Ok(loaded) => match address(&loaded.settings) {
-                Some(address) => address,
-                None => {
-                    console.say("neither admin.listen nor health.listen is on: there is nothing to ask");
-                    return ExitStatus::Unhealthy;
-                }
-            },
+            Ok(loaded) => address(&loaded.settings),
             Err(status) => return status,
         },
+    };
+    let Some(address) = given else {
+        console.say("neither admin.listen nor health.listen is on: there is nothing to ask");
+        return ExitStatus::Unhealthy;
     };
     match tokio::time::timeout(PROBE_WITHIN, ask(&address, &args.probe)).await {
         Ok(Ok((200, body))) => {

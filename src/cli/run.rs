@@ -12,7 +12,7 @@ use crate::runtime::Signals;
 use crate::telemetry::{logs, metrics};
 
 /// Runs until SIGTERM or SIGINT, drains, ends; a second signal ends it at once.
-pub async fn run(args: &RunArgs, console: &mut Console<'_>) -> ExitStatus {
+pub(super) async fn run(args: &RunArgs, console: &mut Console<'_>) -> ExitStatus {
     let loaded = match settings::load(Command::Run, &args.settings, console) {
         Ok(loaded) => loaded,
         Err(status) => return status,

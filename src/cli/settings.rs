@@ -11,11 +11,7 @@ use crate::config::{self, Command, Flags, LoadRequest, Loaded};
 ///
 /// # Errors
 /// The exit status for settings that do not hold.
-pub(super) fn load(
-    command: Command,
-    args: &SettingsArgs,
-    console: &mut Console<'_>,
-) -> Result<Loaded, ExitStatus> {
+pub(super) fn load(command: Command, args: &SettingsArgs, console: &mut Console<'_>) -> Result<Loaded, ExitStatus> {
     let working_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let mut request = LoadRequest::new(command, config::environment(), working_dir);
     request.files.clone_from(&args.config);

@@ -7,7 +7,7 @@ use super::settings;
 use crate::config::Command;
 
 /// Checks, and says what it found.
-pub fn run(args: &ValidateArgs, console: &mut Console<'_>) -> ExitStatus {
+pub(super) fn run(args: &ValidateArgs, console: &mut Console<'_>) -> ExitStatus {
     let loaded = match settings::load(Command::Validate, &args.settings, console) {
         Ok(loaded) => loaded,
         Err(status) => return status,
