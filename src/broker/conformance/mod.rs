@@ -155,3 +155,35 @@ pub async fn run(name: &str, lab: Arc<dyn Lab>) {
     let ended = tokio::time::timeout(CASE_DEADLINE, case(lab)).await;
     assert!(ended.is_ok(), "{name} did not end within {} s", CASE_DEADLINE.as_secs());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::CASES;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = CASES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), CASES.len());
+    }
+
+    /// A case that is written and not in the list would never run.
+    #[test]
+    fn every_case_that_is_written_is_in_the_list() {
+        let sources = [
+            include_str!("consuming.rs"),
+            include_str!("exclusive.rs"),
+            include_str!("expiry.rs"),
+            include_str!("fidelity.rs"),
+            include_str!("publishing.rs"),
+            include_str!("routing.rs"),
+            include_str!("sessions.rs"),
+            include_str!("settling.rs"),
+            include_str!("topology.rs"),
+        ];
+        let written =
+            sources.iter().flat_map(|source| source.lines()).filter(|line| line.contains("(lab: Arc<dyn Lab>)"));
+        assert_eq!(written.count(), CASES.len());
+    }
+}
