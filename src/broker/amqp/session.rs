@@ -81,9 +81,11 @@ impl AmqpSession {
     ) -> Result<Self, BrokerError> {
         let capabilities = preflight(&options).await?;
         let hub = Arc::new(Hub::default());
-        let consume = link::connect(&options, Role::Consume, abandoned).await?;
+        let (consume, settle) = tokio::try_join!(
+            link::connect(&options, Role::Consume, abandoned),
+            link::connect(&options, Role::Settle, abandoned),
+        )?;
         hub.watch_own(&consume);
-        let settle = link::connect(&options, Role::Settle, abandoned).await?;
         hub.watch_own(&settle);
         let (consume, settle) = (Own::from(consume), Own::from(settle));
         let publish = pool::pool(&options, Role::Publish, &hub, abandoned)?;
@@ -113,6 +115,7 @@ impl AmqpSession {
     }
 
     async fn start_consumer(&self, queue: QueueName, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
+        self.hub.ensure_open()?;
         let channel = self.channel(&self.consume.connection).await?;
         let number = self.channels.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(ConsumeChannel::new(
@@ -135,6 +138,7 @@ impl AmqpSession {
     }
 
     async fn open_lane(&self, role: LaneRole) -> Result<Box<dyn Lane>, BrokerError> {
+        self.hub.ensure_open()?;
         let (channel, frame_bytes_max) = match role {
             LaneRole::Publish => {
                 // The pool has the connection back at once: the lane's channel keeps it open.
@@ -148,8 +152,8 @@ impl AmqpSession {
         };
         let select = channel.confirm_select(ConfirmSelectOptions { nowait: false });
         within(self.options.operation_timeout, "confirm.select", select).await?;
-        let exchanges = Arc::clone(&self.exchanges);
-        Ok(Box::new(AmqpLane::new(channel, exchanges, self.options.confirm_timeout, frame_bytes_max)))
+        let shared = (Arc::clone(&self.exchanges), Arc::clone(&self.hub));
+        Ok(Box::new(AmqpLane::new(channel, shared, self.options.confirm_timeout, frame_bytes_max)))
     }
 
     async fn close_within(&self, limit: Duration) {
@@ -184,6 +188,7 @@ impl Session for AmqpSession {
 
     fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>> {
         async move {
+            self.hub.ensure_open()?;
             let site = Site { admin: &self.scratch_admin, consume: &self.scratch_consume, exchanges: &self.exchanges };
             site.apply(&plan).await
         }
