@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::lab::{PATIENCE, RabbitLab};
-use crate::support::rabbitmq;
+use crate::support::rabbitmq::{self, BrokerHandle, Identity, SharedBroker};
 
 const SECRET: &str = "canary-4711";
 
@@ -128,8 +128,33 @@ async fn tls_towards_the_plain_port_of_a_broker_fails() {
     assert!(matches!(error, BrokerError::Tls { .. }), "{error:?}");
 }
 
+/// Roots come by the environment, which a process reads once: so tests of this binary run again, in a process whose
+/// roots and broker are the ones of this test.
 #[tokio::test]
-async fn a_broker_that_greets_and_falls_silent_is_given_up_and_cut() {
+async fn a_trusted_certificate_carries_a_whole_session_and_another_none() {
+    let identity = Identity::for_loopback();
+    let shared = SharedBroker::private(BrokerHandle::start_with(Some(&identity)).await);
+    let port = shared.node.as_ref().expect("a private node").tls_port;
+    let shared = SharedBroker { tls: true, port, ..shared };
+    let error = refusal(shared.options()).await;
+    assert!(matches!(error, BrokerError::Tls { .. }), "{error:?}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, &identity.authority).expect("a roots file");
+    let tests = ["conformance::a_stored_batch_arrives_whole_and_in_order", "connecting::a_wrong_password"];
+    let output = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(tests)
+        .env("SSL_CERT_FILE", roots)
+        .env("BUS_TEST_AMQP_URL", shared.url())
+        .output();
+    let output = timeout(PATIENCE * 2, output).await.expect("an end").expect("a child");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("2 passed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broker_that_greets_and_falls_silent_is_given_up_and_leaves_nothing_behind() {
     let (listener, address) = listener().await;
     let broker = AmqpBroker::new(towards(address));
     let silent = async {
@@ -141,16 +166,36 @@ async fn a_broker_that_greets_and_falls_silent_is_given_up_and_cut() {
             socket
         };
         let _preflight = greet().await;
-        let mut lapins = greet().await;
-        // Ends only when the other side closes: lapin itself would wait for ever, and its thread with it.
-        let mut heard = Vec::new();
-        let _ = lapins.read_to_end(&mut heard).await;
+        let mut lapins = [greet().await, greet().await];
+        // Ends only when the other side closes: lapin itself would wait for ever.
+        for lapin in &mut lapins {
+            let _ = lapin.read_to_end(&mut Vec::new()).await;
+        }
     };
     let (answer, ()) = timeout(PATIENCE, async { tokio::join!(broker.connect(SessionId(1)), silent) })
         .await
         .expect("the socket is cut");
     assert!(matches!(answer, Err(BrokerError::TimedOut { .. })), "{answer:?}");
-    assert_eq!(broker.abandoned_connects(), 1);
+    assert_eq!(broker.abandoned_connects(), 0, "what was cut is not left behind");
+    // lapin's thread owns the socket, so where the socket is closed the thread has let go of it.
+    let closed = async {
+        while open_sockets_towards(address.port()) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("the sockets are closed");
+}
+
+/// Sockets of this machine with that remote port which a process still holds (the kernel's own table; 0 elsewhere).
+fn open_sockets_towards(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let towards = format!(":{port:04X}");
+    let held = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2).is_some_and(|remote| remote.ends_with(&towards))
+            && fields.get(9).is_some_and(|inode| *inode != "0")
+    };
+    table.lines().filter(held).count()
 }
 
 /// `connection.start` of a broker without properties.

@@ -6,6 +6,7 @@
 mod conformance;
 mod connecting;
 mod consuming;
+mod declaring;
 mod lab;
 mod publishing;
 mod traps;

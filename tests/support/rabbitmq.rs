@@ -23,6 +23,7 @@ const SCRIPT_FOLDERS: [&str; 3] = ["/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin"
 const START_DEADLINE: Duration = Duration::from_mins(2);
 const START_TRIES: usize = 3;
 const POLL: Duration = Duration::from_millis(50);
+const PLAIN_SETTINGS: &str = "loopback_users.guest = false\nlog.console.level = warning\n";
 /// Waits for the end of its input, which is the end of the process that holds the other side, then kills and cleans.
 const WATCHDOG: &str = r#"read -r _; for f in "$0"/*.pid; do kill -9 "$(cat "$f")"; done 2>/dev/null; rm -rf "$0""#;
 /// Notes its own pid before it becomes the broker, so that the watchdog knows it from the first moment.
@@ -31,6 +32,8 @@ const NOTE_PID: &str = r#"echo $$ > "$0"; exec "$@""#;
 /// A broker to connect to.
 #[derive(Debug)]
 pub(crate) struct SharedBroker {
+    /// True for `amqps://`; roots of its own come by `SSL_CERT_FILE`.
+    pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) vhost: String,
@@ -64,12 +67,14 @@ fn given_url() -> Option<String> {
 impl SharedBroker {
     fn from_url(text: &str) -> Self {
         let url = url::Url::parse(text).expect("BUS_TEST_AMQP_URL is a URL");
-        assert_eq!(url.scheme(), "amqp", "{URL_VARIABLE} must be plain amqp://");
+        let tls = url.scheme() == "amqps";
+        assert!(tls || url.scheme() == "amqp", "{URL_VARIABLE} must be amqp:// or amqps://");
         let decode = |part: &str| percent_decode(part);
         let path = url.path();
         Self {
+            tls,
             host: url.host_str().expect("the URL names a host").trim_matches(['[', ']']).to_owned(),
-            port: url.port().unwrap_or(5672),
+            port: url.port().unwrap_or(if tls { 5671 } else { 5672 }),
             // Without a path the virtual host is "/", with a bare slash it is the empty one.
             vhost: if path.is_empty() { "/".to_owned() } else { decode(path.trim_start_matches('/')) },
             username: if url.username().is_empty() { "guest".to_owned() } else { decode(url.username()) },
@@ -80,6 +85,7 @@ impl SharedBroker {
 
     pub(crate) fn private(node: BrokerHandle) -> Self {
         Self {
+            tls: false,
             host: "127.0.0.1".to_owned(),
             port: node.port,
             vhost: "/".to_owned(),
@@ -92,13 +98,14 @@ impl SharedBroker {
     /// As the environment of a daemon would name it.
     pub(crate) fn url(&self) -> String {
         let vhost = self.vhost.replace('%', "%25").replace('/', "%2f");
-        format!("amqp://{}:{}@{}:{}/{vhost}", self.username, self.password, self.host, self.port)
+        let scheme = if self.tls { "amqps" } else { "amqp" };
+        format!("{scheme}://{}:{}@{}:{}/{vhost}", self.username, self.password, self.host, self.port)
     }
 
     /// For connecting to it.
     pub(crate) fn options(&self) -> AmqpOptions {
         AmqpOptions {
-            tls: false,
+            tls: self.tls,
             host: self.host.clone(),
             port: self.port,
             vhost: self.vhost.clone(),
@@ -151,11 +158,47 @@ pub(crate) fn prefix() -> String {
     bytes.iter().fold("t-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
+/// What a TLS listener shows; everything in PEM.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) authority: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Identity {
+    /// For 127.0.0.1 and localhost, by an authority that nobody else trusts.
+    pub(crate) fn for_loopback() -> Self {
+        let authority_key = rcgen::KeyPair::generate().expect("a key");
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("an authority without names");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "tests");
+        let authority_text = authority.self_signed(&authority_key).expect("an authority").pem();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let leaf = rcgen::CertificateParams::new(names).expect("good names").signed_by(&key, &issuer);
+        Self { authority: authority_text, certificate: leaf.expect("a certificate").pem(), key: key.serialize_pem() }
+    }
+
+    fn settings(&self, folder: &Path, port: u16) -> String {
+        let files = [("cacertfile", &self.authority), ("certfile", &self.certificate), ("keyfile", &self.key)];
+        let lines = files.map(|(name, text)| {
+            let path = folder.join(format!("{name}.pem"));
+            fs::write(&path, text).expect("a PEM file");
+            format!("ssl_options.{name} = {}\n", path.display())
+        });
+        format!("listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.verify = verify_none\n{}", lines.concat())
+    }
+}
+
 /// A node that belongs to whoever holds this: to be killed, started again and asked. It dies when this is dropped, and
 /// also when the process is killed.
 #[derive(Debug)]
 pub(crate) struct BrokerHandle {
     pub(crate) port: u16,
+    /// Listens only where the node was started with an identity.
+    pub(crate) tls_port: u16,
     dist_port: u16,
     epmd_port: u16,
     node_name: String,
@@ -170,24 +213,29 @@ pub(crate) struct BrokerHandle {
 impl BrokerHandle {
     /// Starts a node of its own on free loopback ports and waits until it answers.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same, with a TLS listener beside the plain one.
+    pub(crate) async fn start_with(identity: Option<&Identity>) -> Self {
         for _ in 1..START_TRIES {
             // A free port may be taken before the node gets to it.
-            if let Ok(handle) = Self::try_start().await {
+            if let Ok(handle) = Self::try_start(identity).await {
                 return handle;
             }
         }
-        Self::try_start().await.unwrap_or_else(|log| panic!("the private RabbitMQ did not start:\n{log}"))
+        Self::try_start(identity).await.unwrap_or_else(|log| panic!("the private RabbitMQ did not start:\n{log}"))
     }
 
-    async fn try_start() -> Result<Self, String> {
+    async fn try_start(identity: Option<&Identity>) -> Result<Self, String> {
         let scripts = SCRIPT_FOLDERS.iter().map(Path::new).find(|folder| folder.join("rabbitmq-server").exists());
         let scripts = scripts.unwrap_or_else(|| panic!("no rabbitmq-server here: install it, or set {URL_VARIABLE}"));
-        let [port, dist_port, epmd_port] = free_ports();
+        let [port, tls_port, dist_port, epmd_port] = free_ports();
         let name = prefix();
         let folder = std::env::temp_dir().join(format!("sidebus-rabbitmq-{name}"));
         fs::create_dir_all(&folder).expect("a folder for the broker");
-        fs::write(folder.join("rabbitmq.conf"), "loopback_users.guest = false\nlog.console.level = warning\n")
-            .expect("a settings file");
+        let settings = identity.map_or_else(String::new, |identity| identity.settings(&folder, tls_port));
+        fs::write(folder.join("rabbitmq.conf"), format!("{PLAIN_SETTINGS}{settings}")).expect("a settings file");
         fs::write(folder.join("enabled_plugins"), "[].").expect("a plugins file");
         let watchdog = Command::new("sh")
             .args(["-c", WATCHDOG])
@@ -200,7 +248,8 @@ impl BrokerHandle {
         let epmd = detached("epmd", address.split(' '), &folder.join("epmd.pid")).spawn().expect("epmd");
         let node_name = format!("{name}@localhost");
         let (scripts, broker) = (scripts.to_owned(), None);
-        let mut handle = Self { port, dist_port, epmd_port, node_name, scripts, folder, broker, epmd, watchdog };
+        let mut handle =
+            Self { port, tls_port, dist_port, epmd_port, node_name, scripts, folder, broker, epmd, watchdog };
         handle.restart_or_log().await?;
         Ok(handle)
     }
@@ -296,8 +345,8 @@ fn detached<'a>(
     command
 }
 
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+fn free_ports() -> [u16; 4] {
+    let listeners = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound port").port())
 }
 

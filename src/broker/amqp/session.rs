@@ -81,10 +81,8 @@ impl AmqpSession {
     ) -> Result<Self, BrokerError> {
         let capabilities = preflight(&options).await?;
         let hub = Arc::new(Hub::default());
-        let (consume, settle) = tokio::try_join!(
-            link::connect(&options, Role::Consume, abandoned),
-            link::connect(&options, Role::Settle, abandoned),
-        )?;
+        let (consume, settle) =
+            tokio::try_join!(link::connect(&options, Role::Consume), link::connect(&options, Role::Settle),)?;
         hub.watch_own(&consume);
         hub.watch_own(&settle);
         let (consume, settle) = (Own::from(consume), Own::from(settle));
@@ -160,11 +158,12 @@ impl AmqpSession {
         let deadline = Instant::now() + limit;
         // Whatever fails or is late is cut below; the broker then gives back by itself.
         let _ = timeout_at(deadline, self.give_back()).await;
+        let polite_until = deadline.min(Instant::now() + self.options.close_timeout);
         let polite = async {
             tokio::join!(close(&self.consume.connection), close(&self.settle.connection), close_all(&self.publish));
             close_all(&self.admin).await;
         };
-        let _ = timeout_at(deadline, polite).await;
+        let _ = timeout_at(polite_until, polite).await;
         self.publish.close();
         self.admin.close();
         self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
