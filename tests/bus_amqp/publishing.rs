@@ -79,10 +79,11 @@ async fn a_batch_that_is_given_up_leaves_a_lane_in_doubt() {
     let (session, queue) = (lab.session().await, lab.queue("work"));
     declare(&*session, &queue).await;
     let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
-    {
+    let mut given_up = false;
+    while !given_up {
         let mut batch = lane.publish(vec![to_queue(queue.as_str(), 1)]);
-        let first = futures_util::poll!(&mut batch);
-        assert!(first.is_pending(), "a confirm takes longer than a poll");
+        // On a busy machine the confirm may be there within the one poll; then another batch is given up.
+        given_up = futures_util::poll!(&mut batch).is_pending();
     }
     assert!(!lane.is_open());
 }
