@@ -143,7 +143,9 @@ impl App {
         for socket in [self.admin, self.health].into_iter().flatten() {
             serve_probes(&tasks, socket, probes.clone(), phases.watch());
         }
-        info!(grpc = %self.addresses.grpc, admin = ?self.addresses.admin, broker = %endpoint, "listening");
+        let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |at| at.to_string());
+        let (admin, health_at) = (shown(self.addresses.admin), shown(self.addresses.health));
+        info!(grpc = %self.addresses.grpc, %admin, health = %health_at, broker = %endpoint, "listening");
 
         let ended = {
             let work = async {

@@ -79,7 +79,7 @@ impl Keeper {
         let session = self.broker.connect(id).await?;
         match session.apply(Arc::clone(&self.shared)).await {
             Ok(findings) => {
-                info!(session = %id, created = ?findings.created, adopted = ?findings.adopted, "shared topology ready");
+                info!(session = %id, topology = %findings, "shared topology ready");
                 self.prepare(id, session.as_ref()).await;
                 Ok(session)
             }
@@ -95,7 +95,7 @@ impl Keeper {
         for (subscription, plan) in &self.subscriptions {
             match session.apply(Arc::clone(plan)).await {
                 Ok(findings) => {
-                    info!(session = %id, %subscription, created = ?findings.created, adopted = ?findings.adopted, "topology ready");
+                    info!(session = %id, %subscription, topology = %findings, "topology ready");
                 }
                 Err(error) => warn!(session = %id, %subscription, %error, hint = error.hint(), "topology not ready"),
             }

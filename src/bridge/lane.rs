@@ -9,7 +9,7 @@ use tracing::debug;
 use super::link::LinkWatch;
 use crate::broker::{BrokerError, Confirm, Lane, LaneRole, Publication, SessionId};
 use crate::domain::lane_batch;
-use crate::runtime::{TaskKind, Tasks};
+use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics;
 
 /// Publishes that wait for a lane before callers wait for them.
@@ -40,11 +40,26 @@ impl LaneHandle {
     }
 }
 
-/// Starts a lane; it ends when the last handle is gone.
-pub(crate) fn start(tasks: &Tasks, link: LinkWatch, role: LaneRole, batch_max: usize) -> LaneHandle {
+/// What a lane is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneTerms {
+    /// Whom it serves.
+    pub role: LaneRole,
+    /// Messages that it writes together.
+    pub batch_max: usize,
+}
+
+/// Starts a lane; it ends with the phase `Close`, or when the last handle is gone.
+pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane: LaneTerms) -> LaneHandle {
     let (handle, requests) = mpsc::channel(WAITING_MAX);
-    let task = LaneTask { link, role, batch_max, requests, open: None };
-    tasks.spawn(TaskKind::Lane, label(role), task.run());
+    let task = LaneTask { link, terms: lane, requests, open: None };
+    tasks.spawn(TaskKind::Lane, label(lane.role), async move {
+        tokio::select! {
+            () = task.run() => {}
+            // Whoever still waits sees its reply dropped: nobody knows whether the message is stored.
+            () = phase.reached(Phase::Close) => {}
+        }
+    });
     LaneHandle(handle)
 }
 
@@ -57,8 +72,7 @@ fn label(role: LaneRole) -> &'static str {
 
 struct LaneTask {
     link: LinkWatch,
-    role: LaneRole,
-    batch_max: usize,
+    terms: LaneTerms,
     requests: mpsc::Receiver<Request>,
     open: Option<(SessionId, Box<dyn Lane>)>,
 }
@@ -69,16 +83,17 @@ impl LaneTask {
         loop {
             if waiting.is_empty() {
                 let mut arrived = Vec::new();
-                if self.requests.recv_many(&mut arrived, self.batch_max).await == 0 {
+                if self.requests.recv_many(&mut arrived, self.terms.batch_max).await == 0 {
                     return;
                 }
                 waiting.extend(arrived);
             }
-            while waiting.len() < self.batch_max {
+            while waiting.len() < self.terms.batch_max {
                 let Ok(request) = self.requests.try_recv() else { break };
                 waiting.push_back(request);
             }
-            let batch = lane_batch::next_batch(&mut waiting, self.batch_max, |request| id_of(&request.publication));
+            let batch =
+                lane_batch::next_batch(&mut waiting, self.terms.batch_max, |request| id_of(&request.publication));
             self.publish(batch).await;
         }
     }
@@ -91,7 +106,7 @@ impl LaneTask {
             Ok(lane) => {
                 let begun = Instant::now();
                 let confirms = lane.publish(publications).await;
-                metrics::batch_confirmed(label(self.role), count, begun.elapsed().as_secs_f64());
+                metrics::batch_confirmed(label(self.terms.role), count, begun.elapsed().as_secs_f64());
                 confirms
             }
             Err(error) => vec![Confirm::NotSent(error); count],
@@ -102,7 +117,7 @@ impl LaneTask {
             drop(reply.send(confirm));
         }
         if self.open.as_ref().is_some_and(|(_, lane)| !lane.is_open()) {
-            debug!(role = label(self.role), "lane retired");
+            debug!(role = label(self.terms.role), "lane retired");
             self.open = None;
         }
     }
@@ -111,7 +126,7 @@ impl LaneTask {
         let Some(live) = self.link.live() else { return Err(self.link.now().why_down()) };
         let lane = match self.open.take() {
             Some((session, lane)) if session == live.id => lane,
-            Some(_) | None => live.session.lane(self.role).await?,
+            Some(_) | None => live.session.lane(self.terms.role).await?,
         };
         let (_, lane) = self.open.insert((live.id, lane));
         Ok(lane)

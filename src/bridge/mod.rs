@@ -84,7 +84,8 @@ impl Bridge {
             backoff: settings.reconnect,
             close_within: settings.close_within,
         };
-        let copies = lane::start(tasks, link.clone(), LaneRole::Settle, settings.publish.batch_max);
+        let terms = lane::LaneTerms { role: LaneRole::Settle, batch_max: settings.publish.batch_max };
+        let copies = lane::start(tasks, link.clone(), phase.clone(), terms);
         let context = Arc::new(subscription::Context {
             ids: Mutex::new(ids),
             streams: AtomicU64::new(1),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::lane::{self, LaneHandle};
+use super::lane::{self, LaneHandle, LaneTerms};
 use super::link::LinkWatch;
 use crate::broker::{Confirm, LaneRole, Publication};
 use crate::runtime::{Phase, PhaseWatch, Tasks};
@@ -63,7 +63,8 @@ struct Shared {
 impl Publisher {
     /// Starts the lanes.
     pub fn start(tasks: &Tasks, link: &LinkWatch, phase: PhaseWatch, limits: PublishLimits) -> Self {
-        let lane = |_| lane::start(tasks, link.clone(), LaneRole::Publish, limits.batch_max);
+        let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max };
+        let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms);
         let shared = Shared {
             lanes: (0..limits.lanes.max(1)).map(lane).collect(),
             next: AtomicUsize::new(0),

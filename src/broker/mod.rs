@@ -285,3 +285,10 @@ pub struct Findings {
     /// Existed and is used as it is.
     pub adopted: Vec<String>,
 }
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        write!(f, "created {}; found {}", list(&self.created), list(&self.adopted))
+    }
+}

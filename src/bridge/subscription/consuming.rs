@@ -35,8 +35,7 @@ impl Pump {
     fn started(&mut self, started: Started) {
         info!(
             subscription = %self.subscription.name, queue = %self.subscription.queue.name,
-            prefetch = started.prefetch.get(), created = ?started.findings.created,
-            adopted = ?started.findings.adopted, "consuming"
+            prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
         );
         self.trouble = None;
         self.session = Some(started.session);

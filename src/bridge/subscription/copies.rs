@@ -93,6 +93,6 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
 async fn repair(copy: &Copy, link: &LinkWatch) -> Result<(), BrokerError> {
     let Some(live) = link.live() else { return Err(link.now().why_down()) };
     let findings = live.session.apply(Arc::clone(&copy.repair)).await?;
-    debug!(created = ?findings.created, "made the place for a copy");
+    debug!(topology = %findings, "made the place for a copy");
     Ok(())
 }
