@@ -3,5 +3,7 @@
 //! The rooms of the code, one duty each; `ARCHITECTURE.md` says who may know whom.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod grpc;

@@ -3,7 +3,9 @@
 //! Knows nothing of async, clocks, randomness, logging or I/O: time comes in as `now`, jitter as a number. It does not
 //! know which broker or which wire it serves.
 
+pub mod failure;
 pub mod message;
 pub mod name;
 pub mod subscription;
 pub mod topology;
+pub mod verdict;
