@@ -88,7 +88,7 @@ pub(crate) fn impurities(sources: &[Source]) -> Problems {
         "sleep",
         "rand",
         "getrandom",
-        "random",
+        "fastrand",
         "new_v4",
         "now_v7",
     ];

@@ -125,20 +125,32 @@ fn resolve(tokens: &[Token], module: &[String]) -> Vec<Name> {
             import(&tokens[at + 1..end], &[], &mut known, &mut names);
             at = end + 1;
         } else if is_name(&tokens[at].text) {
-            let mut name = Name { segments: vec![tokens[at].text.clone()], line: tokens[at].line };
-            while tokens.get(at + 1).is_some_and(|t| t.text == "::")
-                && tokens.get(at + 2).is_some_and(|t| is_name(&t.text))
-            {
-                name.segments.push(tokens[at + 2].text.clone());
-                at += 2;
+            let (name, end) = name_at(tokens, at);
+            // An exported macro stands at the top of the crate, wherever its room is: its name leads to none.
+            let of_macro = tokens.get(end).is_some_and(|next| next.text == "!") || at > 0 && tokens[at - 1].text == "$";
+            if !(of_macro && name.segments.len() == 2 && name.segments[0] == "crate") {
+                names.push(name);
             }
-            names.push(name);
-            at += 1;
+            at = end;
         } else {
             at += 1;
         }
     }
     names.into_iter().map(|name| full(name, &known, module)).collect()
+}
+
+/// The name that begins at a token, and where it ends.
+fn name_at(tokens: &[Token], start: usize) -> (Name, usize) {
+    let mut name = Name { segments: vec![tokens[start].text.clone()], line: tokens[start].line };
+    let mut end = start + 1;
+    while let Some([colons, next]) = tokens.get(end..end + 2)
+        && colons.text == "::"
+        && is_name(&next.text)
+    {
+        name.segments.push(next.text.clone());
+        end += 2;
+    }
+    (name, end)
 }
 
 /// `mod child;`, not `mod child { … }`.
