@@ -56,9 +56,9 @@ print("command=(" + shlex.join(config["Entrypoint"] + config["Cmd"]) + ")")
 print("health=(" + shlex.join(config["Healthcheck"]["Test"][1:]) + ")")
 print("environment=(" + shlex.join(config["Env"]) + ")")
 PYTHON
+user='' command=() health=() environment=()
 # shellcheck disable=SC1091 # written just now
 . "$scratch/image.sh"
-# shellcheck disable=SC2154 # user, command, health and environment come from there
 enter() { exec env -i "${environment[@]}" "${overrides[@]}" chroot --userspec="$user" "$inside" "$@"; }
 
 # Ports of this run, so that two runs do not meet; the image's own 17673 is in its description.

@@ -7,6 +7,7 @@
     missing_debug_implementations,
     unreachable_pub,
     unused_qualifications,
+    rustdoc::all,
     clippy::all,
     clippy::pedantic,
     clippy::or_fun_call,

@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test fails by panicking, its helpers too"
+    reason = "a test fails by panicking, and so does what it calls"
 )]
 
 mod architecture;
