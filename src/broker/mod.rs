@@ -13,7 +13,10 @@ use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+pub mod memory;
 
 pub use error::{BrokerError, ErrorClass};
 
@@ -86,6 +89,9 @@ pub trait Arrivals: fmt::Debug + Send {
 
 /// The settling half of a consumer, owned by one task.
 pub trait Settler: fmt::Debug + Send {
+    /// The channel whose receipts it settles: [`Receipt::channel`].
+    fn channel(&self) -> u64;
+
     /// Settles a batch, coalesced into as few frames as possible and flushed once; answers in the order of the batch.
     fn settle(&mut self, batch: Vec<(Receipt, Settlement)>, proof: Proof) -> BoxFuture<'_, Vec<Settled>>;
 }

@@ -3,7 +3,7 @@
 use super::name::ExchangeName;
 
 /// Kinds of failed attempts; a closed set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// The verdict retry.
     Retry,
@@ -13,6 +13,23 @@ pub enum FailureKind {
     Timeout,
     /// The handler was lost while it held this delivery alone.
     Crash,
+}
+
+impl FailureKind {
+    /// The word in the history.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::DeadLetter => "dead_letter",
+            Self::Timeout => "timeout",
+            Self::Crash => "crash",
+        }
+    }
+
+    /// Reads the word in the history.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Retry, Self::DeadLetter, Self::Timeout, Self::Crash].into_iter().find(|kind| kind.as_str() == word)
+    }
 }
 
 /// One failed attempt.

@@ -3,9 +3,18 @@
 //! Knows nothing of async, clocks, randomness, logging or I/O: time comes in as `now`, jitter as a number. It does not
 //! know which broker or which wire it serves.
 
+pub mod backoff;
+pub mod delay;
+pub mod delivery_id;
 pub mod failure;
+pub mod giving_up;
+pub mod lane_batch;
+pub mod ledger;
 pub mod message;
 pub mod name;
+pub mod readiness;
+pub mod record;
 pub mod subscription;
 pub mod topology;
 pub mod verdict;
+pub mod window;

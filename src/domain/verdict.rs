@@ -34,6 +34,43 @@ pub enum Verdict {
     Release,
 }
 
+impl Verdict {
+    /// Which of the four.
+    pub fn kind(&self) -> VerdictKind {
+        match self {
+            Self::Ack => VerdictKind::Ack,
+            Self::Retry { .. } => VerdictKind::Retry,
+            Self::DeadLetter { .. } => VerdictKind::DeadLetter,
+            Self::Release => VerdictKind::Release,
+        }
+    }
+}
+
+/// The four verdicts without what they carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VerdictKind {
+    /// Done.
+    Ack,
+    /// Failed for now.
+    Retry,
+    /// Failed for good.
+    DeadLetter,
+    /// Not handled.
+    Release,
+}
+
+impl VerdictKind {
+    /// The word of logs and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Retry => "retry",
+            Self::DeadLetter => "dead_letter",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// True for a code in `UPPER_SNAKE` of at most [`REASON_BYTES_MAX`] bytes, and for none at all.
 pub fn is_reason(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';

@@ -1,4 +1,4 @@
-//! Everything that needs no broker: one binary, so that it links once.
+//! Everything that needs no real broker: one binary, so that it links once.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod conformance_memory;
 mod deploy;
 mod documents;
 mod examples;

@@ -1,0 +1,142 @@
+//! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::lane::{self, LaneHandle};
+use super::link::LinkWatch;
+use crate::broker::{Confirm, LaneRole, Publication};
+use crate::runtime::{Phase, PhaseWatch, Tasks};
+use crate::telemetry::metrics;
+
+/// Exchanges that get a label of their own; further ones share `other`.
+const EXCHANGE_LABELS_MAX: usize = 256;
+
+/// Limits of publishing.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishLimits {
+    /// Confirm channels.
+    pub lanes: usize,
+    /// Messages of one lane batch.
+    pub batch_max: usize,
+    /// Unconfirmed messages of all callers.
+    pub in_flight_max: usize,
+    /// Sum of their bodies, in KiB (rounded up for each message).
+    pub in_flight_kib_max: usize,
+}
+
+/// Why nothing was sent at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The sidecar stops.
+    Draining,
+    /// Too much is unconfirmed already.
+    TooMany,
+    /// The broker takes no publishes, in its words.
+    Blocked(String),
+}
+
+/// Publishes through lanes. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    lanes: Vec<LaneHandle>,
+    next: AtomicUsize,
+    in_flight: Semaphore,
+    in_flight_kib: Semaphore,
+    limits: PublishLimits,
+    link: LinkWatch,
+    phase: PhaseWatch,
+    labels: Mutex<BTreeSet<String>>,
+}
+
+impl Publisher {
+    /// Starts the lanes.
+    pub fn start(tasks: &Tasks, link: &LinkWatch, phase: PhaseWatch, limits: PublishLimits) -> Self {
+        let lane = |_| lane::start(tasks, link.clone(), LaneRole::Publish, limits.batch_max);
+        let shared = Shared {
+            lanes: (0..limits.lanes.max(1)).map(lane).collect(),
+            next: AtomicUsize::new(0),
+            in_flight: Semaphore::new(limits.in_flight_max),
+            in_flight_kib: Semaphore::new(limits.in_flight_kib_max),
+            limits,
+            link: link.clone(),
+            phase,
+            labels: Mutex::new(BTreeSet::new()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Publishes in order, on one lane; answers in the same order when every outcome is known.
+    ///
+    /// Not cancel-safe in effect: what was handed in may be stored after the caller has gone.
+    ///
+    /// # Errors
+    /// Nothing was sent: the sidecar stops, the broker is blocked, or too much is in flight.
+    pub async fn publish(&self, publications: Vec<Publication>) -> Result<Vec<Confirm>, Refusal> {
+        let shared = &self.shared;
+        let exchanges: Vec<String> = publications.iter().map(|p| p.message.exchange.as_str().to_owned()).collect();
+        if shared.phase.now() >= Phase::GiveBack {
+            self.count(exchanges.iter(), "draining");
+            return Err(Refusal::Draining);
+        }
+        if let Some(reason) = shared.link.now().blocked {
+            self.count(exchanges.iter(), "blocked");
+            return Err(Refusal::Blocked(reason));
+        }
+        let Some(_permits) = self.permits(&publications) else { return Err(Refusal::TooMany) };
+        let lane = &shared.lanes[shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len()];
+        let mut answers = Vec::with_capacity(publications.len());
+        for publication in publications {
+            answers.push(lane.submit(publication).await);
+        }
+        let mut confirms = Vec::with_capacity(answers.len());
+        for answer in answers {
+            confirms.push(answer.await.unwrap_or(Confirm::Lost));
+        }
+        for (exchange, confirm) in exchanges.iter().zip(&confirms) {
+            self.count(std::iter::once(exchange), result_label(confirm));
+        }
+        Ok(confirms)
+    }
+
+    fn permits(&self, publications: &[Publication]) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+        let limits = &self.shared.limits;
+        // One caller may always send, however much it brings: a limit below one request would refuse it for ever.
+        let messages = publications.len().min(limits.in_flight_max);
+        let kib: usize = publications.iter().map(|p| p.message.body.len().div_ceil(1_024)).sum();
+        let kib = kib.min(limits.in_flight_kib_max);
+        let messages = self.shared.in_flight.try_acquire_many(u32::try_from(messages).ok()?).ok()?;
+        let kib = self.shared.in_flight_kib.try_acquire_many(u32::try_from(kib).ok()?).ok()?;
+        Some((messages, kib))
+    }
+
+    fn count<'a>(&self, exchanges: impl Iterator<Item = &'a String>, result: &'static str) {
+        for exchange in exchanges {
+            let is_known = {
+                let mut labels = self.shared.labels.lock().unwrap_or_else(PoisonError::into_inner);
+                labels.contains(exchange) || (labels.len() < EXCHANGE_LABELS_MAX && labels.insert(exchange.clone()))
+            };
+            metrics::published(if is_known { exchange } else { "other" }, result, 1);
+        }
+    }
+}
+
+fn result_label(confirm: &Confirm) -> &'static str {
+    match confirm {
+        Confirm::Stored => "stored",
+        Confirm::Unroutable => "unroutable",
+        Confirm::Refused => "rejected",
+        Confirm::Lost => "confirm_lost",
+        Confirm::TimedOut => "confirm_timeout",
+        Confirm::ExchangeMissing(_) => "exchange_not_found",
+        Confirm::NotSent(_) => "broker_down",
+    }
+}

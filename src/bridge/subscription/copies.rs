@@ -1,0 +1,98 @@
+//! Retry copies and dead letters on their way: published, confirmed, and only then is the original acked.
+//!
+//! A copy is tried again for as long as its session lives; the original stays unacked meanwhile, so nothing is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::super::lane::LaneHandle;
+use super::super::link::LinkWatch;
+use super::settling::Note;
+use crate::broker::{BrokerError, Confirm, Proof, Publication, Receipt, Routing};
+use crate::domain::giving_up::DeadLetterCause;
+use crate::domain::message::Message;
+use crate::domain::topology::Plan;
+
+/// Waits between two tries of one copy.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What a copy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Another attempt after this one.
+    Retry { attempt: u32 },
+    /// The end.
+    DeadLetter(DeadLetterCause),
+}
+
+/// A copy to be stored before its original is acked.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub message: Message,
+    pub purpose: Purpose,
+    /// What makes the place where the copy goes, when it is missing.
+    pub repair: Arc<Plan>,
+    pub receipt: Receipt,
+    /// What the ack of the original must prove.
+    pub proof: Proof,
+    pub note: Note,
+}
+
+/// How a copy ended.
+#[derive(Debug)]
+pub(super) struct CopyEnd {
+    pub copy: Copy,
+    /// False = the session is over; the broker hands the original out again.
+    pub is_stored: bool,
+}
+
+/// Publishes until the copy is confirmed and routed, or the original's session is over.
+pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> CopyEnd {
+    let session = copy.receipt.session();
+    let mut wait = WAIT_MIN;
+    let mut is_repaired = false;
+    loop {
+        if !link.is_live(session) {
+            return CopyEnd { copy, is_stored: false };
+        }
+        // The lane's own deadline bounds this wait.
+        let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
+        let problem = match lane.publish(publication).await {
+            Confirm::Stored => return CopyEnd { copy, is_stored: true },
+            Confirm::ExchangeMissing(_) | Confirm::Unroutable if !is_repaired => {
+                is_repaired = true;
+                match repair(&copy, &link).await {
+                    Ok(()) => continue,
+                    Err(error) => error.to_string(),
+                }
+            }
+            Confirm::ExchangeMissing(exchange) => format!("exchange {exchange} does not exist"),
+            Confirm::Unroutable => "no queue takes it: the binding is missing".to_owned(),
+            Confirm::Refused => "the broker refused it: the queue is full or has no quorum".to_owned(),
+            Confirm::Lost => "the channel was lost before the confirm".to_owned(),
+            Confirm::TimedOut => "no confirm in time".to_owned(),
+            Confirm::NotSent(error) => error.to_string(),
+        };
+        warn!(
+            exchange = %copy.message.exchange, queue = %copy.message.routing_key, purpose = ?copy.purpose, %problem,
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "copy not stored; the original stays unacked and the copy is tried again"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = link.lost(session) => {}
+        }
+        wait = (wait * 2).min(WAIT_MAX);
+        is_repaired = false;
+    }
+}
+
+async fn repair(copy: &Copy, link: &LinkWatch) -> Result<(), BrokerError> {
+    let Some(live) = link.live() else { return Err(link.now().why_down()) };
+    let findings = live.session.apply(Arc::clone(&copy.repair)).await?;
+    debug!(created = ?findings.created, "made the place for a copy");
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The task of one subscription: takes one event at a time, changes the ledger, sets things going. Never waits inside.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use metrics::Counter;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::super::link::LinkWatch;
+use super::super::outbox::{Handout, Status, SubscriptionState};
+use super::copies::CopyEnd;
+use super::intake::{Intake, IntakeEvent};
+use super::settling::{Job, Note, Settling, Source};
+use super::streams::Peer;
+use super::{Command, Context, Parts, describe};
+use crate::broker::{BrokerError, Proof, Receipt, SessionId, Settled, Settlement};
+use crate::domain::ledger::{DeliveryId, Ledger, Outcome, Size, StreamId};
+use crate::domain::message::frame_bytes_bound;
+use crate::domain::record::Seen;
+use crate::domain::subscription::Subscription;
+use crate::domain::topology::{self, Plan};
+use crate::domain::verdict::VerdictKind;
+use crate::runtime::{Phase, PhaseWatch};
+use crate::telemetry::metrics::SubscriptionMetrics;
+
+/// Commands taken in one turn.
+const COMMANDS_IN_A_TURN: usize = 256;
+/// Room in a frame for failures and origin of a message that was copied.
+const RECORD_BYTES: u64 = 8 * 1_024;
+
+/// What travels with a delivery.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub receipt: Receipt,
+    pub seen: Arc<Seen>,
+    pub redelivered: bool,
+    pub arrived: Instant,
+    pub handed: Instant,
+}
+
+enum Event {
+    Phase(Phase),
+    Settled(Vec<(Note, Settled)>),
+    Copied(Box<CopyEnd>),
+    Command(Command),
+    Link,
+    Wake,
+    Intake(IntakeEvent),
+}
+
+/// See the module.
+pub(super) struct Pump {
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) context: Arc<Context>,
+    pub(super) link: LinkWatch,
+    pub(super) phase: PhaseWatch,
+    pub(super) sender: mpsc::Sender<Command>,
+    pub(super) ledger: Ledger<Load>,
+    pub(super) peers: BTreeMap<StreamId, Peer>,
+    pub(super) settling: Settling,
+    pub(super) copies: FuturesUnordered<BoxFuture<'static, CopyEnd>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) metrics: SubscriptionMetrics,
+    pub(super) intake: Intake,
+    pub(super) status: Status,
+    commands: mpsc::Receiver<Command>,
+    /// The session that the deliveries in the ledger belong to.
+    pub(super) session: Option<SessionId>,
+    /// Why consuming does not work, and how often in a row.
+    pub(super) trouble: Option<(BrokerError, u32)>,
+    pub(super) prefetch_due: Option<Instant>,
+    counters: HashMap<(VerdictKind, Source, bool), Counter>,
+    _alive: mpsc::Sender<std::convert::Infallible>,
+}
+
+impl Pump {
+    pub(super) fn new(
+        subscription: Arc<Subscription>,
+        parts: Parts,
+        commands: mpsc::Receiver<Command>,
+        sender: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            plan: Arc::new(topology::subscription(parts.context.topology, &subscription)),
+            ledger: Ledger::new(subscription.delivery.max_lease),
+            metrics: SubscriptionMetrics::new(subscription.name.as_str()),
+            subscription,
+            context: parts.context,
+            link: parts.link,
+            phase: parts.phase,
+            sender,
+            commands,
+            peers: BTreeMap::new(),
+            settling: Settling::default(),
+            copies: FuturesUnordered::new(),
+            intake: Intake::Idle { retry_at: None },
+            status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
+            session: None,
+            trouble: None,
+            prefetch_due: None,
+            counters: HashMap::new(),
+            _alive: parts.alive,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            self.advance();
+            if self.has_ended() {
+                return;
+            }
+            match self.next_event().await {
+                Event::Phase(phase) => self.enter(phase),
+                Event::Settled(done) => self.settled(done),
+                Event::Copied(end) => self.copied(*end),
+                Event::Command(command) => self.commands(command),
+                Event::Link => self.link_changed(),
+                Event::Wake => self.clocks(),
+                Event::Intake(event) => self.consumer(event),
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let wake = self.wake_at();
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Settling comes before taking more. Every arm is cancel-safe: work in progress lives in fields.
+        tokio::select! {
+            biased;
+            phase = self.phase.changed() => Event::Phase(phase),
+            done = self.settling.next() => Event::Settled(done),
+            Some(end) = self.copies.next(), if !self.copies.is_empty() => Event::Copied(Box::new(end)),
+            Some(command) = self.commands.recv() => Event::Command(command),
+            () = self.link.changed() => Event::Link,
+            () = timer => Event::Wake,
+            event = self.intake.next() => Event::Intake(event),
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let ledger = self.ledger.next_wake().map(Instant::from_std);
+        [ledger, self.prefetch_due].into_iter().flatten().min()
+    }
+
+    fn commands(&mut self, first: Command) {
+        let mut next = Some(first);
+        for _ in 0..COMMANDS_IN_A_TURN {
+            match next {
+                Some(Command::Attach(request, reply)) => {
+                    // A caller that has gone meanwhile never saw its stream: nothing was handed to it yet.
+                    if let Err(Ok(attached)) = reply.send(self.attach(request)) {
+                        self.lose(attached.stream);
+                    }
+                }
+                Some(Command::Said(stream, said)) => self.said(stream, said),
+                Some(Command::Hangup(stream, hangup)) => self.hung_up(stream, hangup),
+                None => return,
+            }
+            next = self.commands.try_recv().ok();
+        }
+        // A command that was taken but not worked on would be lost.
+        if let Some(command) = next {
+            self.commands(command);
+        }
+    }
+
+    /// What follows from the last event: hand out, flush, tune the consumer, tell the streams.
+    fn advance(&mut self) {
+        self.dispatch();
+        self.end_idle_streams();
+        self.settling.flush();
+        self.tune();
+        self.tell_status();
+        self.metrics.in_flight.set(f64::from(u32::try_from(self.ledger.open_count()).unwrap_or(u32::MAX)));
+    }
+
+    fn dispatch(&mut self) {
+        if self.phase.now() >= Phase::Intake {
+            return;
+        }
+        let now = Instant::now();
+        let granted = {
+            let mut ids = self.context.ids.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ledger.dispatch(now.into_std(), || ids.take(1))
+        };
+        for (stream, id) in granted {
+            let (Some(load), Some(peer)) = (self.ledger.load_mut(id), self.peers.get(&stream)) else { continue };
+            load.handed = now;
+            self.metrics.deliveries.increment(1);
+            if load.redelivered {
+                self.metrics.redeliveries.increment(1);
+            }
+            let size = size_of(&load.seen);
+            peer.outbox.deliver([Handout { id, seen: Arc::clone(&load.seen), redelivered: load.redelivered, size }]);
+        }
+    }
+
+    pub(super) fn give_back_waiting(&mut self) {
+        for load in self.ledger.take_waiting() {
+            self.give_back(load, None, Source::Sidecar);
+        }
+    }
+
+    /// Puts a give-back on its way.
+    pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
+        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source };
+        let (receipt, settlement, proof) = (load.receipt, Settlement::GiveBack, Proof::Written);
+        self.settling.push(Job { receipt, settlement, proof, note });
+    }
+
+    pub(super) fn count_settlement(&mut self, note: &Note, settled: Settled) {
+        let is_applied = settled == Settled::Applied;
+        let metrics = &self.metrics;
+        let counter = self.counters.entry((note.verdict, note.source, is_applied)).or_insert_with(|| {
+            let outcome = if is_applied { "applied" } else { "stale" };
+            metrics.settlements(note.verdict.as_str(), note.source.as_str(), outcome)
+        });
+        counter.increment(1);
+    }
+
+    pub(super) fn tell_status(&mut self) {
+        let status = self.present_status();
+        if status != self.status {
+            self.metrics.held.set(f64::from(u32::try_from(status.held).unwrap_or(u32::MAX)));
+            for peer in self.peers.values() {
+                peer.outbox.tell(status.clone());
+            }
+            self.status = status;
+        }
+    }
+
+    fn present_status(&self) -> Status {
+        let link = self.link.now();
+        let (state, description) = match (&link.live, &self.trouble) {
+            (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
+            (Some(_), Some((error, _))) => (SubscriptionState::Paused, describe(error)),
+            (Some(_), None) => (SubscriptionState::Active, String::new()),
+        };
+        Status { state, description, held: self.ledger.held_count() }
+    }
+}
+
+pub(super) fn size_of(seen: &Seen) -> Size {
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let record = if seen.record.origin.is_some() { RECORD_BYTES } else { 0 };
+    Size { body: bytes(seen.message.body.len()), encoded: bytes(frame_bytes_bound(&seen.message)) + record }
+}

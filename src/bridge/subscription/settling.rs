@@ -1,0 +1,141 @@
+//! Acks and gives-back on their way to the broker: one flush at a time for each channel, the next one gathers meanwhile.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
+use crate::broker::{Proof, Receipt, SessionId, Settled, Settlement, Settler};
+use crate::domain::ledger::{DeliveryId, Outcome};
+use crate::domain::verdict::VerdictKind;
+
+/// Who caused a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    Handler,
+    Deadline,
+    Sidecar,
+}
+
+impl Source {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Handler => "handler",
+            Self::Deadline => "deadline",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+/// What is to be remembered of a settlement until the broker has it.
+#[derive(Debug)]
+pub(super) struct Note {
+    /// The delivery; `None` = no stream holds it any more.
+    pub id: Option<DeliveryId>,
+    /// What it was.
+    pub verdict: VerdictKind,
+    /// What the handler will be told.
+    pub outcome: Outcome,
+    /// Who caused it.
+    pub source: Source,
+}
+
+/// One settlement to carry out.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub receipt: Receipt,
+    pub settlement: Settlement,
+    pub proof: Proof,
+    pub note: Note,
+}
+
+type Channel = (SessionId, u64);
+
+struct Slot {
+    /// `None` while a flush has it.
+    settler: Option<Box<dyn Settler>>,
+    waiting: Vec<Job>,
+}
+
+struct Flushed {
+    channel: Channel,
+    settler: Box<dyn Settler>,
+    done: Vec<(Note, Settled)>,
+}
+
+/// The settling halves of the consumers of one subscription, by channel: one that was cancelled still settles.
+#[derive(Default)]
+pub(super) struct Settling {
+    slots: HashMap<Channel, Slot>,
+    flushing: FuturesUnordered<BoxFuture<'static, Flushed>>,
+    /// Settlements of channels that are gone.
+    stale: Vec<(Note, Settled)>,
+}
+
+impl Settling {
+    /// A consumer has begun on this channel.
+    pub(super) fn add(&mut self, channel: Channel, settler: Box<dyn Settler>) {
+        self.slots.insert(channel, Slot { settler: Some(settler), waiting: Vec::new() });
+    }
+
+    /// Hands a settlement in; `flush` sends it.
+    pub(super) fn push(&mut self, job: Job) {
+        let channel = (job.receipt.session(), job.receipt.channel());
+        match self.slots.get_mut(&channel) {
+            Some(slot) => slot.waiting.push(job),
+            None => self.stale.push((job.note, Settled::Stale)),
+        }
+    }
+
+    /// Sends what waits on every channel that is not busy.
+    pub(super) fn flush(&mut self) {
+        for (channel, slot) in &mut self.slots {
+            if slot.waiting.is_empty() {
+                continue;
+            }
+            let Some(settler) = slot.settler.take() else { continue };
+            let jobs = std::mem::take(&mut slot.waiting);
+            self.flushing.push(Box::pin(settle(*channel, settler, jobs)));
+        }
+    }
+
+    /// Forgets the channels of sessions that are over; what still waits on them is stale.
+    pub(super) fn forget_sessions_except(&mut self, live: Option<SessionId>) {
+        let gone: Vec<Channel> = self.slots.keys().filter(|(id, _)| Some(*id) != live).copied().collect();
+        for channel in gone {
+            let Some(slot) = self.slots.remove(&channel) else { continue };
+            self.stale.extend(slot.waiting.into_iter().map(|job| (job.note, Settled::Stale)));
+        }
+    }
+
+    /// True if nothing waits and nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flushing.is_empty() && self.stale.is_empty() && self.slots.values().all(|slot| slot.waiting.is_empty())
+    }
+
+    /// Waits for settlements to be done; for ever while there are none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Vec<(Note, Settled)> {
+        if !self.stale.is_empty() {
+            return std::mem::take(&mut self.stale);
+        }
+        let Some(flushed) = self.flushing.next().await else { return std::future::pending().await };
+        if let Some(slot) = self.slots.get_mut(&flushed.channel) {
+            slot.settler = Some(flushed.settler);
+        }
+        flushed.done
+    }
+}
+
+async fn settle(channel: Channel, mut settler: Box<dyn Settler>, jobs: Vec<Job>) -> Flushed {
+    let proof = jobs.iter().map(|job| job.proof).max().unwrap_or(Proof::Written);
+    let mut notes = Vec::with_capacity(jobs.len());
+    let mut batch = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        notes.push(job.note);
+        batch.push((job.receipt, job.settlement));
+    }
+    let outcomes = settler.settle(batch, proof).await;
+    debug_assert_eq!(outcomes.len(), notes.len(), "a settler answers every receipt once");
+    Flushed { channel, settler, done: notes.into_iter().zip(outcomes).collect() }
+}

@@ -1,0 +1,62 @@
+//! How a subscription stops, phase by phase.
+
+use tracing::info;
+
+use super::super::outbox::{RevocationReason, StreamEnd};
+use super::intake::Intake;
+use super::pump::Pump;
+use crate::domain::ledger::StreamId;
+use crate::runtime::Phase;
+
+impl Pump {
+    pub(super) fn enter(&mut self, phase: Phase) {
+        match phase {
+            Phase::Running | Phase::Notice | Phase::Close => {}
+            // The consumer is cancelled by `tune`; handlers are told what is left to them.
+            Phase::Intake | Phase::Drain => self.tell_drain(),
+            Phase::GiveBack => self.end_of_grace(),
+        }
+    }
+
+    fn tell_drain(&mut self) {
+        let streams: Vec<StreamId> = self.peers.keys().copied().collect();
+        for stream in streams {
+            if !self.ledger.is_leaving(stream) {
+                self.leave(stream);
+                if let Some(peer) = self.peers.get(&stream) {
+                    peer.outbox.drain(self.context.drain_grace);
+                }
+            }
+        }
+        if matches!(self.intake, Intake::Idle { .. }) {
+            self.give_back_waiting();
+        }
+    }
+
+    fn end_of_grace(&mut self) {
+        self.tell_drain();
+        let streams: Vec<StreamId> = self.peers.keys().copied().collect();
+        for stream in streams {
+            let left = self.ledger.working(stream);
+            if let Some(peer) = self.peers.get(&stream)
+                && !left.is_empty()
+            {
+                info!(subscription = %self.subscription.name, handler = %peer.label, left = left.len(), "grace is over");
+                peer.outbox.revoke(RevocationReason::DrainExpired, left);
+            }
+            self.end(stream, StreamEnd::Draining);
+        }
+        self.give_back_waiting();
+    }
+
+    /// True when nothing is held any more and no handler is left, or there is no more time.
+    pub(super) fn has_ended(&self) -> bool {
+        let phase = self.phase.now();
+        let is_empty = self.peers.is_empty()
+            && matches!(self.intake, Intake::Idle { .. })
+            && self.settling.is_idle()
+            && self.copies.is_empty()
+            && self.ledger.waiting_count() == 0;
+        phase >= Phase::Close || (phase >= Phase::Drain && is_empty)
+    }
+}

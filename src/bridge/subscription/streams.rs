@@ -1,0 +1,148 @@
+//! The handlers of a subscription: they come, leave, hang up or are lost.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::super::outbox::{Outbox, StreamEnd};
+use super::pump::Pump;
+use super::settling::Source;
+use super::{AttachError, AttachRequest, Attached, Hangup, Opened, Results, Voice};
+use crate::domain::ledger::{StreamId, Terms};
+use crate::domain::verdict::Verdict;
+use crate::domain::window::Window;
+use crate::runtime::Phase;
+use crate::telemetry::metrics;
+
+/// One connected handler.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub outbox: Arc<Outbox>,
+    pub label: String,
+    pub results: Results,
+    /// Unknown ids since this moment, to end a stream that only talks nonsense.
+    pub nonsense: (Instant, u32),
+}
+
+impl Pump {
+    pub(super) fn attach(&mut self, request: AttachRequest) -> Result<Attached, AttachError> {
+        let delivery = &self.subscription.delivery;
+        if self.phase.now() >= Phase::Intake {
+            return Err(AttachError::Draining);
+        }
+        if self.peers.len() >= usize::from(delivery.max_handlers) {
+            return Err(AttachError::HandlerLimit { handlers_max: delivery.max_handlers });
+        }
+        let stream = StreamId(self.context.streams.fetch_add(1, Ordering::Relaxed));
+        let messages_max = request.messages_max.unwrap_or_else(|| u32::from(delivery.prefetch_count));
+        let messages_max = messages_max.min(u32::from(delivery.prefetch_max));
+        let settle_timeout = request.settle_timeout.unwrap_or(delivery.settle_timeout).min(delivery.max_lease);
+        let terms = Terms { settle_timeout, frame_bytes_max: request.frame_bytes_max };
+        self.ledger.attach(stream, Window::new(messages_max, request.bytes_max), terms);
+
+        let outbox = Arc::new(Outbox::default());
+        outbox.tell(self.status.clone());
+        info!(subscription = %self.subscription.name, stream = stream.0, handler = %request.handler, "handler joined");
+        let nonsense = (Instant::now(), 0);
+        let peer = Peer { outbox: Arc::clone(&outbox), label: request.handler, results: request.results, nonsense };
+        self.peers.insert(stream, peer);
+        self.count_handlers();
+        Ok(Attached {
+            stream,
+            outbox,
+            voice: Voice { stream, commands: self.sender.clone() },
+            terms: Opened {
+                subscription: self.subscription.name.as_str().to_owned(),
+                messages_max,
+                bytes_max: request.bytes_max,
+                settle_timeout,
+                max_lease: self.subscription.delivery.max_lease,
+            },
+        })
+    }
+
+    pub(super) fn leave(&mut self, stream: StreamId) {
+        let Some(peer) = self.peers.get(&stream) else { return };
+        self.ledger.leave(stream);
+        // What was never written was never at the handler: others may have it.
+        let unwritten = peer.outbox.take_unwritten();
+        self.ledger.take_back(Instant::now().into_std(), &unwritten);
+    }
+
+    pub(super) fn hung_up(&mut self, stream: StreamId, hangup: Hangup) {
+        match hangup {
+            Hangup::HalfClosed => {
+                self.leave(stream);
+                for id in self.ledger.working(stream) {
+                    self.verdict(stream, id, &Verdict::Release);
+                }
+            }
+            Hangup::Lost => self.lose(stream),
+            Hangup::Protocol(problem) => self.end(stream, StreamEnd::Protocol(problem)),
+        }
+    }
+
+    /// The connection is gone without a word: what the handler held goes back, uncharged.
+    pub(super) fn lose(&mut self, stream: StreamId) {
+        let Some(peer) = self.peers.remove(&stream) else { return };
+        let held = self.give_back_all(stream);
+        info!(
+            subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, held,
+            "handler lost; its deliveries go back to the queue"
+        );
+        metrics::stream_ended("lost");
+        self.count_handlers();
+    }
+
+    /// Ends a stream with a word; what the handler held goes back.
+    pub(super) fn end(&mut self, stream: StreamId, end: StreamEnd) {
+        let Some(peer) = self.peers.remove(&stream) else { return };
+        let held = self.give_back_all(stream);
+        let reason = match &end {
+            StreamEnd::Done => "left",
+            StreamEnd::Draining => "draining",
+            StreamEnd::SlowReader => "slow_reader",
+            StreamEnd::Protocol(_) => "protocol",
+            StreamEnd::Mismatch(_) => "mismatch",
+        };
+        metrics::stream_ended(reason);
+        info!(
+            subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, reason, held,
+            "stream ended"
+        );
+        peer.outbox.end(end);
+        self.count_handlers();
+    }
+
+    pub(super) fn end_all(&mut self, end: &StreamEnd) {
+        let streams: Vec<StreamId> = self.peers.keys().copied().collect();
+        for stream in streams {
+            self.end(stream, end.clone());
+        }
+    }
+
+    /// Ends the streams that have left and hold nothing any more.
+    pub(super) fn end_idle_streams(&mut self) {
+        let idle = |stream: &StreamId| self.ledger.is_leaving(*stream) && self.ledger.in_flight(*stream) == Some(0);
+        let done: Vec<StreamId> = self.peers.keys().copied().filter(idle).collect();
+        for stream in done {
+            self.end(stream, StreamEnd::Done);
+        }
+    }
+
+    fn give_back_all(&mut self, stream: StreamId) -> usize {
+        let held = self.ledger.detach(stream);
+        let count = held.len();
+        for (id, load) in held {
+            debug!(subscription = %self.subscription.name, delivery = id.0, "given back");
+            self.give_back(load, None, Source::Sidecar);
+        }
+        count
+    }
+
+    fn count_handlers(&self) {
+        self.metrics.handlers.set(f64::from(u32::try_from(self.peers.len()).unwrap_or(u32::MAX)));
+    }
+}

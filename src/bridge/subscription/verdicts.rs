@@ -1,0 +1,290 @@
+//! Verdicts, deadlines and what follows from them: acks, gives-back, copies, results.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::super::outbox::{RevocationReason, StreamEnd, VerdictResult};
+use super::copies::{self, Copy, CopyEnd, Purpose};
+use super::pump::{Load, Pump};
+use super::settling::{Job, Note, Source};
+use super::{Results, Said};
+use crate::broker::{Proof, Settled, Settlement};
+use crate::domain::delay::Slot;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::giving_up::{self, Decision, Failed};
+use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, Outcome, StreamId};
+use crate::domain::verdict::{Verdict, VerdictKind};
+use crate::runtime::unix_ms;
+
+/// Unknown ids in a minute that end a stream.
+const NONSENSE_MAX: u32 = 100;
+
+/// A failed attempt on its way to a copy.
+struct FailedAttempt {
+    kind: FailureKind,
+    reason: String,
+    description: String,
+    handler: String,
+    delay: Option<Duration>,
+    source: Source,
+    proof: Proof,
+}
+
+impl Pump {
+    pub(super) fn said(&mut self, stream: StreamId, said: Said) {
+        if !self.peers.contains_key(&stream) {
+            return;
+        }
+        self.ledger.resize(stream, said.messages_max, said.bytes_max);
+        for (ids, verdict) in said.verdicts {
+            for id in ids {
+                match &verdict {
+                    Ok(verdict) if is_too_late(verdict) => {
+                        let problem =
+                            format!("a delay beyond {} s is not in this release", Slot::longest().ttl().as_secs());
+                        self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(&problem));
+                    }
+                    Ok(verdict) => self.verdict(stream, id, verdict),
+                    Err(problem) => self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(problem)),
+                }
+            }
+        }
+        for (ids, timeout) in said.extensions {
+            for id in ids {
+                match &timeout {
+                    Ok(timeout) => {
+                        let outcome = self.ledger.extend(Instant::now().into_std(), stream, id, *timeout);
+                        self.answer(stream, VerdictResult::new(id, outcome));
+                    }
+                    Err(problem) => self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(problem)),
+                }
+            }
+        }
+        if said.leave {
+            self.leave(stream);
+        }
+    }
+
+    pub(super) fn verdict(&mut self, stream: StreamId, id: DeliveryId, verdict: &Verdict) {
+        match self.ledger.verdict(Instant::now().into_std(), stream, id, verdict.kind()) {
+            Answer::Act(load) => self.carry_out(stream, id, load, verdict),
+            Answer::Result(outcome) => self.answer(stream, VerdictResult::new(id, outcome)),
+            Answer::Already(first) => {
+                let result = VerdictResult::new(id, Outcome::AlreadySettled).because("another verdict came first");
+                self.answer(stream, VerdictResult { first, ..result });
+            }
+            Answer::Pending => {}
+        }
+    }
+
+    fn carry_out(&mut self, stream: StreamId, id: DeliveryId, load: Load, verdict: &Verdict) {
+        self.metrics.handler_seconds(verdict.kind().as_str()).record(load.handed.elapsed().as_secs_f64());
+        let peer = self.peers.get(&stream);
+        let proof = match peer.map(|peer| peer.results) {
+            Some(Results::All) => Proof::Read,
+            Some(Results::Failures) | None => Proof::Written,
+        };
+        let handler = peer.map(|peer| peer.label.clone()).unwrap_or_default();
+        let source = Source::Handler;
+        match verdict {
+            Verdict::Ack => {
+                let note = Note { id: Some(id), verdict: VerdictKind::Ack, outcome: Outcome::Acked, source };
+                self.settling.push(Job { receipt: load.receipt, settlement: Settlement::Ack, proof, note });
+            }
+            Verdict::Release => self.give_back(load, Some(id), source),
+            Verdict::Retry { delay, reason, description } => {
+                let (reason, description) = (reason.clone(), description.clone());
+                let (kind, delay) = (FailureKind::Retry, *delay);
+                self.fail(id, load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
+            }
+            Verdict::DeadLetter { reason, description } => {
+                let (reason, description) = (reason.clone(), description.clone());
+                let (kind, delay) = (FailureKind::DeadLetter, None);
+                self.fail(id, load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
+            }
+        }
+    }
+
+    /// The clocks that have run out.
+    pub(super) fn clocks(&mut self) {
+        for due in self.ledger.due(Instant::now().into_std()) {
+            match (due.holder, due.clock) {
+                (None, _) => self.give_back(due.load, None, Source::Deadline),
+                (Some((stream, id)), Clock::LeaseLimit) => {
+                    if let Some(peer) = self.peers.get(&stream) {
+                        peer.outbox.revoke(RevocationReason::LeaseLimit, vec![id]);
+                    }
+                    self.give_back(due.load, Some(id), Source::Deadline);
+                }
+                (Some((stream, id)), Clock::SettleTimeout) => self.timed_out(stream, id, due),
+            }
+        }
+    }
+
+    fn timed_out(&mut self, stream: StreamId, id: DeliveryId, due: Due<Load>) {
+        let Some(peer) = self.peers.get(&stream) else {
+            return self.give_back(due.load, Some(id), Source::Deadline);
+        };
+        if peer.outbox.is_unwritten(id) {
+            // It never reached the handler, so the handler did not fail it; but nobody reads that stream.
+            self.give_back(due.load, Some(id), Source::Deadline);
+            return self.end(stream, StreamEnd::SlowReader);
+        }
+        peer.outbox.revoke(RevocationReason::SettleTimeout, vec![id]);
+        warn!(
+            subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
+            attempt = due.load.seen.record.attempt(), "settle timeout passed: a failed attempt"
+        );
+        let attempt = FailedAttempt {
+            kind: FailureKind::Timeout,
+            reason: String::new(),
+            description: "no verdict within the settle timeout".to_owned(),
+            handler: peer.label.clone(),
+            delay: None,
+            source: Source::Deadline,
+            proof: Proof::Written,
+        };
+        self.fail(id, due.load, attempt);
+    }
+
+    /// A failed attempt: the copy that follows from it is stored first, and then the original is acked.
+    fn fail(&mut self, id: DeliveryId, load: Load, attempt: FailedAttempt) {
+        let now_ms = unix_ms();
+        let (message, record) = (&load.seen.message, &load.seen.record);
+        let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
+        let failed = Failed { record, kind: attempt.kind, delay: attempt.delay, remaining_ms };
+        let decision = giving_up::decide(&self.subscription.retry, &failed);
+        let number = record.attempt();
+        let failure = Failure {
+            kind: attempt.kind,
+            reason: attempt.reason,
+            description: attempt.description,
+            handler: attempt.handler,
+            attempt: number,
+            time_ms: now_ms,
+        };
+        let fresh_id = Uuid::now_v7().to_string();
+        let queue = &self.subscription.queue.name;
+        let source = giving_up::Source { message, record, queue, now_ms, fresh_id: &fresh_id };
+        let (copy, purpose, repair, outcome) = match decision {
+            Decision::Retry(slot) => {
+                let copy = giving_up::retry_copy(&source, failure, remaining_ms, (slot, &self.context.namespace));
+                let plan = slot.plan(&self.context.namespace).map_or_else(|_| Arc::clone(&self.plan), Arc::new);
+                (copy, Purpose::Retry { attempt: number }, plan, Outcome::RetryScheduled)
+            }
+            Decision::DeadLetter(cause) => {
+                let letter_id = Uuid::now_v7().to_string();
+                let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
+                let letter = giving_up::dead_letter(&source, failure, &self.subscription.dead_letter, &verdict);
+                (letter, Purpose::DeadLetter(cause), Arc::clone(&self.plan), Outcome::DeadLettered)
+            }
+        };
+        let verdict = match attempt.kind {
+            FailureKind::DeadLetter => VerdictKind::DeadLetter,
+            FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
+        };
+        let note = Note { id: Some(id), verdict, outcome, source: attempt.source };
+        let copy = Copy { message: copy, purpose, repair, receipt: load.receipt, proof: attempt.proof, note };
+        self.copies.push(Box::pin(copies::store(copy, self.context.copies.clone(), self.link.clone())));
+    }
+
+    pub(super) fn copied(&mut self, end: CopyEnd) {
+        let CopyEnd { copy, is_stored } = end;
+        if !is_stored {
+            return self.settled(vec![(copy.note, Settled::Stale)]);
+        }
+        match copy.purpose {
+            Purpose::Retry { attempt } => {
+                self.metrics.retried(attempt);
+                debug!(subscription = %self.subscription.name, attempt, slot = %copy.message.exchange, "retry scheduled");
+            }
+            Purpose::DeadLetter(cause) => {
+                self.metrics.dead_lettered(cause.label());
+                warn!(
+                    subscription = %self.subscription.name, cause = cause.as_str(),
+                    message.id = copy.message.properties.message_id.as_deref().unwrap_or_default(), "dead-lettered"
+                );
+            }
+        }
+        let (settlement, proof) = (Settlement::Ack, copy.proof);
+        self.settling.push(Job { receipt: copy.receipt, settlement, proof, note: copy.note });
+    }
+
+    /// The broker has settlements, or never will.
+    pub(super) fn settled(&mut self, done: Vec<(Note, Settled)>) {
+        for (note, settled) in done {
+            self.count_settlement(&note, settled);
+            let Some(id) = note.id else { continue };
+            let outcome = match settled {
+                Settled::Applied => note.outcome,
+                Settled::Stale => Outcome::LeaseLost,
+            };
+            let Some(stream) = self.ledger.settled(id, outcome) else { continue };
+            if note.source != Source::Handler {
+                // The handler has been told by a revocation.
+                continue;
+            }
+            let became_letter = note.verdict == VerdictKind::Retry && outcome == Outcome::DeadLettered;
+            let is_wanted = self.peers.get(&stream).is_some_and(|peer| peer.results == Results::All);
+            if is_wanted || became_letter || !outcome.took_effect() {
+                self.report(stream, VerdictResult::new(id, outcome));
+            }
+        }
+    }
+
+    /// An immediate answer to a verdict or an extension.
+    fn answer(&mut self, stream: StreamId, result: VerdictResult) {
+        let outcome = result.outcome;
+        let Some(peer) = self.peers.get_mut(&stream) else { return };
+        if outcome == Outcome::UnknownDelivery {
+            let now = Instant::now();
+            if now.duration_since(peer.nonsense.0) > Duration::from_mins(1) {
+                peer.nonsense = (now, 0);
+            }
+            peer.nonsense.1 += 1;
+            if peer.nonsense.1 >= NONSENSE_MAX {
+                let problem = format!("{NONSENSE_MAX} unknown delivery ids within a minute");
+                return self.end(stream, StreamEnd::Protocol(problem));
+            }
+        }
+        if !outcome.took_effect() {
+            self.metrics.refused(refused_label(outcome));
+        }
+        if !outcome.took_effect() || peer.results == Results::All {
+            self.report(stream, result);
+        }
+    }
+
+    fn report(&mut self, stream: StreamId, result: VerdictResult) {
+        let Some(peer) = self.peers.get(&stream) else { return };
+        if !peer.outbox.answer(result) {
+            self.end(stream, StreamEnd::SlowReader);
+        }
+    }
+}
+
+/// A delay that no slot can hold: served by a shorter one it would be early.
+fn is_too_late(verdict: &Verdict) -> bool {
+    let Verdict::Retry { delay: Some(delay), .. } = verdict else { return false };
+    Slot::at_least(*delay).is_none()
+}
+
+fn refused_label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::LeaseExpired => "lease_expired",
+        Outcome::LeaseLost => "lease_lost",
+        Outcome::UnknownDelivery => "unknown_delivery",
+        Outcome::AlreadySettled => "already_settled",
+        Outcome::Invalid
+        | Outcome::Acked
+        | Outcome::RetryScheduled
+        | Outcome::DeadLettered
+        | Outcome::Released
+        | Outcome::Extended => "invalid",
+    }
+}

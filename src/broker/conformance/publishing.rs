@@ -1,0 +1,137 @@
+//! Outcomes of publishing: each message gets its own, and only its own. Knows no backend.
+
+use std::sync::Arc;
+
+use super::Lab;
+use super::scene::{Kind, Scene, bodies, texts};
+use crate::broker::{Confirm, Routing, Settled};
+use crate::domain::message::Value;
+use crate::domain::topology::ExchangeKind;
+
+pub(super) async fn a_stored_batch_arrives_whole_and_in_order(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    for kind in Kind::BOTH {
+        let queue = scene.queue("batch", kind, &[]).await;
+        scene.fill(&queue, 0..1_000).await;
+        let mut tap = scene.consume(&queue, 1_000).await;
+        let taken = tap.take(1_000).await;
+        assert_eq!(bodies(&taken), texts(0..1_000), "{kind:?}");
+        assert_eq!(tap.ack(taken).await, vec![Settled::Applied; 1_000]);
+    }
+}
+
+pub(super) async fn only_the_unroutable_of_a_batch_are_reported_so(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let queue = scene.queue("routable", Kind::Classic, &[]).await;
+    let exchange = scene.exchange("routable-x", ExchangeKind::Direct).await;
+    scene.bind(&queue, &exchange, "here", &[]).await;
+    for round in 0..3 {
+        let lost = |index: usize| index % 8 == round;
+        let batch = (0..256).map(|index| {
+            let key = if lost(index) { "nowhere" } else { "here" };
+            scene.message(&exchange, key, index.to_string())
+        });
+        let batch = batch.collect();
+        let confirms = scene.publish(batch, Routing::Required).await;
+        for (index, confirm) in confirms.iter().enumerate() {
+            let expected = if lost(index) { Confirm::Unroutable } else { Confirm::Stored };
+            assert_eq!(*confirm, expected, "message {index} of round {round}");
+        }
+        assert_eq!(confirms.len(), 256);
+    }
+    assert!(scene.lane.is_open());
+    let mut tap = scene.consume(&queue, 2_000).await;
+    let taken = tap.take(3 * 224).await;
+    tap.ack(taken).await;
+    scene.assert_nothing_else(&queue, &mut tap).await;
+}
+
+pub(super) async fn an_optional_message_that_nobody_takes_counts_as_stored(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let exchange = scene.exchange("deaf", ExchangeKind::Topic).await;
+    let batch = vec![scene.message(&exchange, "any.thing", "a"), scene.message(&exchange, "", "b")];
+    assert_eq!(scene.publish(batch, Routing::Optional).await, [Confirm::Stored, Confirm::Stored]);
+}
+
+pub(super) async fn a_missing_exchange_hurts_no_neighbour(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let queue = scene.queue("neighbour", Kind::Classic, &[]).await;
+    let missing = scene.exchange_name("missing-x");
+    for routing in [Routing::Required, Routing::Optional] {
+        let batch = vec![
+            scene.message_to(&queue, "first"),
+            scene.message(&missing, "any", "lost"),
+            scene.message_to(&queue, "last"),
+        ];
+        let confirms = scene.publish(batch, routing).await;
+        let expected = [Confirm::Stored, Confirm::ExchangeMissing(missing.clone()), Confirm::Stored];
+        assert_eq!(confirms, expected, "{routing:?}");
+        if !scene.lane.is_open() {
+            scene.reconnect().await;
+        }
+    }
+    let mut tap = scene.consume(&queue, 10).await;
+    let taken = tap.take(4).await;
+    assert_eq!(bodies(&taken), ["first", "last", "first", "last"]);
+    tap.ack(taken).await;
+    scene.assert_nothing_else(&queue, &mut tap).await;
+}
+
+pub(super) async fn a_full_queue_refuses_and_keeps_what_it_confirmed(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    for kind in Kind::BOTH {
+        let limits = [("x-max-length", Value::Int64(3)), ("x-overflow", Value::text("reject-publish"))];
+        let queue = scene.queue("full", kind, &limits).await;
+        // A quorum queue notices late that it is full: it may take a few more, but not for ever.
+        let mut stored = Vec::new();
+        let mut refused = 0;
+        for number in 0..200 {
+            let message = scene.message_to(&queue, number.to_string());
+            match scene.publish(vec![message], Routing::Required).await.remove(0) {
+                Confirm::Stored => stored.push(number.to_string()),
+                Confirm::Refused => refused += 1,
+                other @ (Confirm::Unroutable
+                | Confirm::Lost
+                | Confirm::TimedOut
+                | Confirm::ExchangeMissing(_)
+                | Confirm::NotSent(_)) => panic!("{other:?}"),
+            }
+            if refused == 5 {
+                break;
+            }
+        }
+        assert_eq!(refused, 5, "{kind:?} is never full");
+        assert!(stored.len() >= 3, "{kind:?}");
+        assert!(scene.lane.is_open(), "a refusal is no failure of the lane");
+
+        let mut tap = scene.consume(&queue, 300).await;
+        let taken = tap.take(stored.len()).await;
+        assert_eq!(bodies(&taken), stored, "{kind:?}");
+        tap.ack(taken).await;
+        scene.assert_nothing_else(&queue, &mut tap).await;
+    }
+}
+
+pub(super) async fn a_refusal_by_one_queue_is_the_outcome_of_the_message(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let limits = [("x-max-length", Value::Int64(1)), ("x-overflow", Value::text("reject-publish"))];
+    let full = scene.queue("one-full", Kind::Classic, &limits).await;
+    let open = scene.queue("one-open", Kind::Classic, &[]).await;
+    let exchange = scene.exchange("one-x", ExchangeKind::Fanout).await;
+    scene.bind(&full, &exchange, "", &[]).await;
+    scene.bind(&open, &exchange, "", &[]).await;
+    let batch = (0..2).map(|n| scene.message(&exchange, "", n.to_string())).collect();
+    assert_eq!(scene.publish(batch, Routing::Required).await, [Confirm::Stored, Confirm::Refused]);
+
+    // The other queue may have it all the same: nothing undoes that.
+    let mut tap = scene.consume(&open, 10).await;
+    let taken = tap.take(2).await;
+    assert_eq!(bodies(&taken), ["0", "1"]);
+    tap.ack(taken).await;
+}
+
+pub(super) async fn an_empty_batch_has_no_outcomes(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    assert_eq!(scene.publish(Vec::new(), Routing::Required).await, []);
+    assert!(scene.lane.is_open());
+}

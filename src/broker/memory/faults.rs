@@ -1,0 +1,80 @@
+//! Accidents on demand, and a look into the queues, for tests. Knows the state and no session's inside.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::super::BrokerError;
+use super::Shared;
+use crate::domain::name::QueueName;
+
+/// Switches for what can happen to a broker, and a look inside. Clones work on the same broker.
+#[derive(Clone)]
+pub struct Faults {
+    shared: Arc<Shared>,
+}
+
+/// What a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Messages that wait for a consumer.
+    pub ready: usize,
+    /// Messages handed out and not settled.
+    pub unacked: usize,
+    /// Messages given up by an at-least-once queue whose dead-letter target does not take them yet.
+    pub dead_lettering: usize,
+}
+
+impl Faults {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Ends every session now, as a restart of the broker would: events tell `Closed`, arrivals end, settling is stale,
+    /// publishing is lost, what was unsettled goes back to its queues and exclusive queues are gone.
+    pub fn break_sessions(&self, reason: &str) {
+        let (mut state, now) = self.shared.now();
+        state.end_all_sessions(&BrokerError::SessionLost { reason: reason.to_owned() }, now);
+    }
+
+    /// Answers every connect with this error, until [`Self::accept_connects`].
+    pub fn refuse_connects(&self, error: BrokerError) {
+        self.shared.now().0.refuse_connects(Some(error));
+    }
+
+    /// Ends [`Self::refuse_connects`].
+    pub fn accept_connects(&self) {
+        self.shared.now().0.refuse_connects(None);
+    }
+
+    /// Blocks publishing in every session, as a memory or disk alarm does: publishes wait, settling goes on.
+    pub fn block(&self, reason: &str) {
+        self.shared.now().0.block(reason);
+    }
+
+    /// Ends [`Self::block`].
+    pub fn unblock(&self) {
+        self.shared.now().0.unblock();
+    }
+
+    /// Stores the next `count` publications and answers `Lost` all the same. The lane counts as closed after that.
+    pub fn lose_confirms(&self, count: u64) {
+        self.shared.now().0.lose_confirms(count);
+    }
+
+    /// Deletes a queue with all that it holds; false if there was none. Its consumers are cancelled.
+    pub fn delete_queue(&self, queue: &QueueName) -> bool {
+        let (mut state, now) = self.shared.now();
+        state.delete_queue_by_name(queue, now)
+    }
+
+    /// What a queue holds; `None` if there is no such queue.
+    pub fn depth(&self, queue: &QueueName) -> Option<Depth> {
+        self.shared.now().0.depth(queue)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").finish_non_exhaustive()
+    }
+}

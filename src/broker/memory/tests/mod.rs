@@ -1,0 +1,1 @@
+//! Behaviour that no other backend shares, and the fault switches.

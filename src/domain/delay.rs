@@ -1,0 +1,122 @@
+//! The delay slots that all queues of a virtual host share: a delay → a slot. Knows no policy and no clock.
+
+use std::time::Duration;
+
+use super::message::{Headers, Value};
+use super::name::{ExchangeName, QueueName};
+use super::subscription::Binding;
+use super::topology::{Exchange, ExchangeKind, Plan, Queue, Step, TopologyMode};
+
+/// Slots of the ladder: 0.1 s to 29.1 h, four to each doubling, so a delay is rounded up by at most 19 %.
+const SLOTS: u32 = 81;
+/// Life time of the shortest slot in milliseconds.
+const SHORTEST_MS: f64 = 100.0;
+
+/// One slot: a fanout exchange and the queue bound to it, whose messages go home when their time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot {
+    ttl_ms: u64,
+}
+
+impl Slot {
+    /// The shortest slot that is not shorter than the delay; `None` beyond the longest one (29.1 hours).
+    pub fn at_least(delay: Duration) -> Option<Self> {
+        // Rounded up to whole milliseconds: a delay of 100.4 ms must not be served by a slot of 100.
+        let wanted_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).ok()?;
+        (0..SLOTS).map(Self::number).find(|slot| slot.ttl_ms >= wanted_ms)
+    }
+
+    /// The longest slot there is.
+    pub fn longest() -> Self {
+        Self::number(SLOTS - 1)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the ladder ends at 104,857,600 ms")]
+    fn number(k: u32) -> Self {
+        Self { ttl_ms: (SHORTEST_MS * (f64::from(k) / 4.0).exp2()).round() as u64 }
+    }
+
+    /// How long a message waits in it.
+    pub fn ttl(self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+
+    /// Name of its exchange and of its queue: the same word for both.
+    pub fn exchange(self, namespace: &str) -> ExchangeName {
+        ExchangeName::from_broker(&self.name(namespace))
+    }
+
+    fn name(self, namespace: &str) -> String {
+        format!("{namespace}.delay.{:09}", self.ttl_ms)
+    }
+
+    /// The steps that make the slot; repeated for nothing when it is there.
+    ///
+    /// Quorum with at-least-once: a classic slot loses everything when the way home is full or missing (measured). No
+    /// `x-expires`: it deletes a queue with its messages. No dead-letter routing key: the key that a copy carries is
+    /// the name of the queue it came from, and brings it home through the nameless exchange.
+    ///
+    /// # Errors
+    /// The namespace is too long for a queue's name.
+    pub fn plan(self, namespace: &str) -> Result<Plan, super::name::NameError> {
+        let exchange = self.exchange(namespace);
+        let queue = QueueName::parse(exchange.as_str())?;
+        let arguments = Headers::from([
+            ("x-queue-type".to_owned(), Value::text("quorum")),
+            ("x-message-ttl".to_owned(), Value::Int64(i64::try_from(self.ttl_ms).unwrap_or(i64::MAX))),
+            ("x-dead-letter-exchange".to_owned(), Value::text("")),
+            ("x-dead-letter-strategy".to_owned(), Value::text("at-least-once")),
+            ("x-overflow".to_owned(), Value::text("reject-publish")),
+        ]);
+        Ok(Plan {
+            mode: TopologyMode::Create,
+            steps: vec![
+                Step::Exchange(Exchange::durable(exchange.clone(), ExchangeKind::Fanout)),
+                Step::Queue(Queue {
+                    name: queue.clone(),
+                    durable: true,
+                    auto_delete: false,
+                    exclusive: false,
+                    arguments,
+                }),
+                Step::Bind {
+                    queue,
+                    exclusive: false,
+                    binding: Binding { exchange, routing_key: String::new(), arguments: Headers::new() },
+                },
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_second_waits_in_the_slot_of_1131_ms() {
+        let slot = Slot::at_least(Duration::from_secs(1)).unwrap();
+        assert_eq!(slot.ttl(), Duration::from_millis(1_131));
+        assert_eq!(slot.exchange("sidebus").as_str(), "sidebus.delay.000001131");
+    }
+
+    #[test]
+    fn nothing_is_shorter_than_the_shortest_slot_and_nothing_longer_than_the_longest() {
+        assert_eq!(Slot::at_least(Duration::ZERO).unwrap().ttl(), Duration::from_millis(100));
+        assert_eq!(Slot::at_least(Slot::longest().ttl()), Some(Slot::longest()));
+        assert_eq!(Slot::at_least(Slot::longest().ttl() + Duration::from_nanos(1)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_delay_is_never_early_and_at_most_a_fifth_late(ms in 100_u64..104_857_600, ns in 0_u32..1_000_000) {
+            let delay = Duration::from_millis(ms) + Duration::from_nanos(u64::from(ns));
+            if let Some(slot) = Slot::at_least(delay) {
+                prop_assert!(slot.ttl() >= delay);
+                prop_assert!(slot.ttl().as_secs_f64() <= delay.as_secs_f64() * 1.2 + 0.001);
+            }
+        }
+    }
+}

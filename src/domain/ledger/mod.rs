@@ -1,0 +1,364 @@
+//! The deliveries of one subscription that are not settled yet: who holds which, since when, and what may be handed out.
+//!
+//! Knows no broker, no wire and no clock. Inputs: `attach`, `arrive`, `dispatch`, `verdict`, `extend`, `settled`, `due`,
+//! `detach`, `session_lost`. The shell owns one timer, set to `next_wake`. Generic over the load that travels with a
+//! delivery (the message and its receipt), which comes out exactly once.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::verdict::VerdictKind;
+use super::window::Window;
+
+mod stream;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+pub use stream::Terms;
+use stream::{Ending, Stream};
+pub use words::{Answer, Clock, DeliveryId, Due, Outcome, Size, StreamId};
+
+/// What comes within this of the end of its lease is taken back, so that the broker's own limit never fires.
+pub const LEASE_MARGIN: Duration = Duration::from_mins(1);
+
+#[derive(Debug)]
+struct Waiting<L> {
+    load: L,
+    size: Size,
+    arrived: Instant,
+}
+
+#[derive(Debug)]
+struct Open<L> {
+    stream: StreamId,
+    size: Size,
+    arrived: Instant,
+    clock: Duration,
+    state: State<L>,
+}
+
+#[derive(Debug)]
+enum State<L> {
+    /// At the handler.
+    Working(L),
+    /// Its verdict is being carried out.
+    Settling(VerdictKind),
+    /// Taken from the handler because a clock ran out; what follows is being carried out.
+    Revoked,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger<L> {
+    streams: BTreeMap<StreamId, Stream>,
+    open: HashMap<DeliveryId, Open<L>>,
+    waiting: VecDeque<Waiting<L>>,
+    lease_max: Duration,
+}
+
+impl<L> Ledger<L> {
+    /// An empty ledger; no lease lasts longer than `lease_max`, counted from the broker's delivery.
+    pub fn new(lease_max: Duration) -> Self {
+        Self { streams: BTreeMap::new(), open: HashMap::new(), waiting: VecDeque::new(), lease_max }
+    }
+
+    /// A handler has connected.
+    pub fn attach(&mut self, stream: StreamId, window: Window, terms: Terms) {
+        self.streams.insert(stream, Stream::new(window, terms));
+    }
+
+    /// A handler wants another window; `None` = unchanged. Shrinking never revokes.
+    pub fn resize(&mut self, stream: StreamId, messages_max: Option<u32>, bytes_max: Option<u64>) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            let window = &mut stream.window;
+            let (messages, bytes) = (window.messages_max(), window.bytes_max());
+            window.resize(messages_max.unwrap_or(messages), bytes_max.unwrap_or(bytes));
+        }
+    }
+
+    /// Nothing more is handed to this stream; what it holds may still be settled. Cannot be taken back.
+    pub fn leave(&mut self, stream: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.leaving = true;
+        }
+    }
+
+    /// The stream is gone. What it was working on comes out; what is being settled goes on without it.
+    pub fn detach(&mut self, stream: StreamId) -> Vec<(DeliveryId, L)> {
+        let Some(gone) = self.streams.remove(&stream) else { return Vec::new() };
+        gone.working.into_iter().filter_map(|id| self.take_working(id)).collect()
+    }
+
+    fn take_working(&mut self, id: DeliveryId) -> Option<(DeliveryId, L)> {
+        let open = self.open.remove(&id)?;
+        match open.state {
+            State::Working(load) => Some((id, load)),
+            State::Settling(_) | State::Revoked => {
+                self.open.insert(id, open);
+                None
+            }
+        }
+    }
+
+    /// The broker handed out a message; it waits for a handler with room.
+    pub fn arrive(&mut self, now: Instant, load: L, size: Size) {
+        self.waiting.push_back(Waiting { load, size, arrived: now });
+    }
+
+    /// Hands out what waits, oldest first, each to the stream with the largest free share of its window.
+    pub fn dispatch(
+        &mut self,
+        now: Instant,
+        mut next_id: impl FnMut() -> Option<DeliveryId>,
+    ) -> Vec<(StreamId, DeliveryId)> {
+        let mut granted = Vec::new();
+        let mut kept = VecDeque::new();
+        while let Some(item) = self.waiting.pop_front() {
+            if !self.streams.values().any(Stream::has_room) {
+                self.waiting.push_front(item);
+                break;
+            }
+            // An item that no stream with room may take is passed over, so that it does not hold up the others.
+            let Some(stream) = self.idlest(item.size) else {
+                kept.push_back(item);
+                continue;
+            };
+            let Some(id) = next_id() else {
+                self.waiting.push_front(item);
+                break;
+            };
+            self.grant(now, stream, id, item);
+            granted.push((stream, id));
+        }
+        while let Some(item) = kept.pop_back() {
+            self.waiting.push_front(item);
+        }
+        granted
+    }
+
+    fn idlest(&self, size: Size) -> Option<StreamId> {
+        let takers = self.streams.iter().filter(|(_, stream)| stream.takes(size));
+        takers.max_by_key(|(id, stream)| (stream.window.free_share(), std::cmp::Reverse(**id))).map(|(id, _)| *id)
+    }
+
+    fn grant(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, item: Waiting<L>) {
+        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
+        debug_assert!(!self.open.contains_key(&id), "a delivery id was used twice");
+        stream.window.take(item.size.body);
+        stream.begin(now, id);
+        let clock = stream.terms.settle_timeout;
+        let state = State::Working(item.load);
+        self.open.insert(id, Open { stream: stream_id, size: item.size, arrived: item.arrived, clock, state });
+    }
+
+    /// What travels with a delivery that a handler is working on.
+    pub fn load(&self, id: DeliveryId) -> Option<&L> {
+        match &self.open.get(&id)?.state {
+            State::Working(load) => Some(load),
+            State::Settling(_) | State::Revoked => None,
+        }
+    }
+
+    /// As `load`, to note something on it.
+    pub fn load_mut(&mut self, id: DeliveryId) -> Option<&mut L> {
+        match &mut self.open.get_mut(&id)?.state {
+            State::Working(load) => Some(load),
+            State::Settling(_) | State::Revoked => None,
+        }
+    }
+
+    /// Takes deliveries back that never reached their handler; they wait again, in front and in their order.
+    pub fn take_back(&mut self, now: Instant, ids: &[DeliveryId]) {
+        for id in ids.iter().rev() {
+            let Some(open) = self.open.get(id) else { continue };
+            let (stream, size, arrived) = (open.stream, open.size, open.arrived);
+            let Some((_, load)) = self.take_working(*id) else { continue };
+            if let Some(stream) = self.streams.get_mut(&stream) {
+                stream.window.free(size.body);
+                stream.end(now, *id);
+            }
+            self.waiting.push_front(Waiting { load, size, arrived });
+        }
+    }
+
+    /// A handler's word on a delivery. Ids are looked up in the stream's own deliveries: a foreign one is unknown.
+    pub fn verdict(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, kind: VerdictKind) -> Answer<L> {
+        let Some(stream) = self.streams.get_mut(&stream_id) else {
+            return Answer::Result(Outcome::UnknownDelivery);
+        };
+        let open = match self.open.get_mut(&id) {
+            Some(open) if open.stream == stream_id => open,
+            Some(_) | None => return stream.remembered(id, kind),
+        };
+        match std::mem::replace(&mut open.state, State::Settling(kind)) {
+            State::Working(load) => {
+                stream.end(now, id);
+                Answer::Act(load)
+            }
+            State::Settling(first) => {
+                open.state = State::Settling(first);
+                if first == kind { Answer::Pending } else { Answer::Already(None) }
+            }
+            State::Revoked => {
+                open.state = State::Revoked;
+                Answer::Result(Outcome::LeaseExpired)
+            }
+        }
+    }
+
+    /// More time for work in progress: sets the clock of a delivery, which runs while it is the oldest of its stream.
+    pub fn extend(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, timeout: Duration) -> Outcome {
+        let Some(stream) = self.streams.get_mut(&stream_id) else { return Outcome::UnknownDelivery };
+        let open = match self.open.get_mut(&id) {
+            Some(open) if open.stream == stream_id => open,
+            Some(_) | None => return stream.remembered_end(id),
+        };
+        match open.state {
+            State::Working(_) => {
+                open.clock = timeout.min(self.lease_max);
+                stream.restart_clock(now, id);
+                Outcome::Extended
+            }
+            State::Settling(_) => Outcome::AlreadySettled,
+            State::Revoked => Outcome::LeaseExpired,
+        }
+    }
+
+    /// What was to be done about a delivery is done, or has failed for good. Frees the window; answers who held it.
+    pub fn settled(&mut self, id: DeliveryId, outcome: Outcome) -> Option<StreamId> {
+        let open = self.open.remove(&id)?;
+        let stream = self.streams.get_mut(&open.stream)?;
+        stream.window.free(open.size.body);
+        let ending = match open.state {
+            State::Settling(kind) => Ending::Settled(kind, outcome),
+            State::Revoked => Ending::Expired,
+            State::Working(_) => Ending::Lost,
+        };
+        stream.remember(id, ending);
+        Some(open.stream)
+    }
+
+    /// The session to the broker is gone, and every receipt with it. Answers what each stream was working on; what is
+    /// being settled is told by `settled` as its outcome becomes known.
+    pub fn session_lost(&mut self) -> Vec<(StreamId, Vec<DeliveryId>)> {
+        self.waiting.clear();
+        let mut revoked = Vec::new();
+        for (stream_id, stream) in &mut self.streams {
+            let ids: Vec<DeliveryId> = std::mem::take(&mut stream.working).into_iter().collect();
+            stream.oldest_since = None;
+            for id in &ids {
+                if let Some(open) = self.open.remove(id) {
+                    stream.window.free(open.size.body);
+                }
+                stream.remember(*id, Ending::Lost);
+            }
+            if !ids.is_empty() {
+                revoked.push((*stream_id, ids));
+            }
+        }
+        revoked
+    }
+
+    /// Takes out every delivery that is still waiting for a handler.
+    pub fn take_waiting(&mut self) -> Vec<L> {
+        self.waiting.drain(..).map(|item| item.load).collect()
+    }
+
+    /// Takes out the leases whose clock has run out; tell their end with `settled`.
+    pub fn due(&mut self, now: Instant) -> Vec<Due<L>> {
+        let mut due = Vec::new();
+        let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
+        let (over, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|item| now >= item.arrived + limit);
+        self.waiting = kept;
+        let over: VecDeque<Waiting<L>> = over;
+        due.extend(over.into_iter().map(|item| Due { holder: None, load: item.load, clock: Clock::LeaseLimit }));
+
+        for (stream_id, stream) in &mut self.streams {
+            for id in stream.working.clone() {
+                let Some(open) = self.open.get_mut(&id) else { continue };
+                let ran_out = stream.is_oldest(id) && stream.oldest_since.is_some_and(|at| now >= at + open.clock);
+                let clock = if ran_out {
+                    Clock::SettleTimeout
+                } else if now >= open.arrived + limit {
+                    Clock::LeaseLimit
+                } else if stream.is_oldest(id) {
+                    continue;
+                } else {
+                    // Younger ones arrived later, so their limit comes later too; only the oldest has a clock.
+                    break;
+                };
+                if let State::Working(load) = std::mem::replace(&mut open.state, State::Revoked) {
+                    stream.end(now, id);
+                    due.push(Due { holder: Some((*stream_id, id)), load, clock });
+                }
+            }
+        }
+        due
+    }
+
+    /// When `due` is worth asking again.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
+        let waiting = self.waiting.front().map(|item| item.arrived + limit);
+        let oldest = self.streams.values().filter_map(|stream| {
+            let id = stream.working.first()?;
+            let open = self.open.get(id)?;
+            Some((stream.oldest_since? + open.clock).min(open.arrived + limit))
+        });
+        oldest.chain(waiting).min()
+    }
+
+    /// The windows of the streams that still take deliveries.
+    pub fn windows(&self) -> impl Iterator<Item = &Window> {
+        self.streams.values().filter(|stream| !stream.leaving).map(|stream| &stream.window)
+    }
+
+    /// Unsettled deliveries of a stream, those being settled included; `None` = no such stream.
+    pub fn in_flight(&self, stream: StreamId) -> Option<u32> {
+        self.streams.get(&stream).map(|stream| stream.window.messages())
+    }
+
+    /// The window of a stream.
+    pub fn window(&self, stream: StreamId) -> Option<&Window> {
+        self.streams.get(&stream).map(|stream| &stream.window)
+    }
+
+    /// True if the stream has said that it leaves.
+    pub fn is_leaving(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| stream.leaving)
+    }
+
+    /// What a stream is working on, oldest first.
+    pub fn working(&self, stream: StreamId) -> Vec<DeliveryId> {
+        self.streams.get(&stream).map(|stream| stream.working.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Connected streams, in the order in which they came.
+    pub fn stream_ids(&self) -> impl Iterator<Item = StreamId> {
+        self.streams.keys().copied()
+    }
+
+    /// Deliveries of all streams that are not settled, and of streams that are gone while settling went on.
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Deliveries that wait for a handler.
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Waiting deliveries whose frame no connected stream may receive.
+    pub fn held_count(&self) -> usize {
+        let largest = self.streams.values().map(|stream| stream.terms.frame_bytes_max).max();
+        let Some(largest) = largest else { return 0 };
+        self.waiting.iter().filter(|item| item.size.encoded > largest).count()
+    }
+
+    /// True if any stream could take another delivery.
+    pub fn has_room(&self) -> bool {
+        self.streams.values().any(Stream::has_room)
+    }
+}

@@ -1,0 +1,119 @@
+//! One handler's part of the ledger: its window, what it works on, and what it has ended lately.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::{Answer, DeliveryId, Outcome, Size};
+use crate::domain::verdict::VerdictKind;
+use crate::domain::window::Window;
+
+/// Ended deliveries that are remembered for each stream, so that a repeated frame is answered and not unknown.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// The terms of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Clock of its oldest unsettled delivery.
+    pub settle_timeout: Duration,
+    /// Largest encoded frame that the handler can receive, in bytes.
+    pub frame_bytes_max: u64,
+}
+
+/// How a delivery ended for the stream that held it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Settled(VerdictKind, Outcome),
+    Expired,
+    Lost,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) window: Window,
+    pub(super) terms: Terms,
+    pub(super) leaving: bool,
+    /// At the handler, without verdict. Ids rise, so the first is the oldest.
+    pub(super) working: BTreeSet<DeliveryId>,
+    /// Since when the first of `working` has been the oldest.
+    pub(super) oldest_since: Option<Instant>,
+    endings: HashMap<DeliveryId, Ending>,
+    endings_in_order: VecDeque<DeliveryId>,
+}
+
+impl Stream {
+    pub(super) fn new(window: Window, terms: Terms) -> Self {
+        Self {
+            window,
+            terms,
+            leaving: false,
+            working: BTreeSet::new(),
+            oldest_since: None,
+            endings: HashMap::new(),
+            endings_in_order: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        !self.leaving && self.window.accepts(0)
+    }
+
+    pub(super) fn takes(&self, size: Size) -> bool {
+        !self.leaving && size.encoded <= self.terms.frame_bytes_max && self.window.accepts(size.body)
+    }
+
+    pub(super) fn is_oldest(&self, id: DeliveryId) -> bool {
+        self.working.first() == Some(&id)
+    }
+
+    pub(super) fn begin(&mut self, now: Instant, id: DeliveryId) {
+        self.working.insert(id);
+        self.oldest_since.get_or_insert(now);
+    }
+
+    /// The delivery is no longer at the handler; the next oldest one's clock begins.
+    pub(super) fn end(&mut self, now: Instant, id: DeliveryId) {
+        let was_oldest = self.is_oldest(id);
+        self.working.remove(&id);
+        if was_oldest {
+            self.oldest_since = if self.working.is_empty() { None } else { Some(now) };
+        }
+    }
+
+    pub(super) fn restart_clock(&mut self, now: Instant, id: DeliveryId) {
+        if self.is_oldest(id) {
+            self.oldest_since = Some(now);
+        }
+    }
+
+    pub(super) fn remember(&mut self, id: DeliveryId, ending: Ending) {
+        if self.endings.insert(id, ending).is_none() {
+            self.endings_in_order.push_back(id);
+        }
+        while self.endings_in_order.len() > REMEMBERED_MAX {
+            if let Some(oldest) = self.endings_in_order.pop_front() {
+                self.endings.remove(&oldest);
+            }
+        }
+    }
+
+    /// The answer to a verdict on a delivery that is no longer open.
+    pub(super) fn remembered<L>(&self, id: DeliveryId, kind: VerdictKind) -> Answer<L> {
+        match self.endings.get(&id) {
+            Some(Ending::Settled(first, outcome)) if *first == kind => Answer::Result(*outcome),
+            Some(Ending::Settled(_, outcome)) => Answer::Already(Some(*outcome)),
+            Some(Ending::Expired) => Answer::Result(Outcome::LeaseExpired),
+            Some(Ending::Lost) => Answer::Result(Outcome::LeaseLost),
+            None => Answer::Result(Outcome::UnknownDelivery),
+        }
+    }
+
+    /// The answer to an extension of a delivery that is no longer open.
+    pub(super) fn remembered_end(&self, id: DeliveryId) -> Outcome {
+        match self.endings.get(&id) {
+            Some(Ending::Settled(..)) => Outcome::AlreadySettled,
+            Some(Ending::Expired) => Outcome::LeaseExpired,
+            Some(Ending::Lost) => Outcome::LeaseLost,
+            None => Outcome::UnknownDelivery,
+        }
+    }
+}

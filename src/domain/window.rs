@@ -1,0 +1,142 @@
+//! How much one handler holds unsettled, and how much it accepts. The only flow-control arithmetic; a level, not permits.
+
+/// Unsettled messages and bytes of one handler against what it accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    messages_max: u32,
+    bytes_max: u64,
+    messages: u32,
+    bytes: u64,
+}
+
+impl Window {
+    /// An empty window. 0 of either = paused.
+    pub fn new(messages_max: u32, bytes_max: u64) -> Self {
+        Self { messages_max, bytes_max, messages: 0, bytes: 0 }
+    }
+
+    /// Replaces the level; what is in flight stays, so shrinking never revokes.
+    pub fn resize(&mut self, messages_max: u32, bytes_max: u64) {
+        self.messages_max = messages_max;
+        self.bytes_max = bytes_max;
+    }
+
+    /// True if a delivery of this size may be handed out now. With nothing in flight one of any size passes.
+    pub fn accepts(&self, bytes: u64) -> bool {
+        if self.is_paused() || self.messages >= self.messages_max {
+            return false;
+        }
+        self.messages == 0 || self.bytes.saturating_add(bytes) <= self.bytes_max
+    }
+
+    /// True if nothing is accepted whatever is settled.
+    pub fn is_paused(&self) -> bool {
+        self.messages_max == 0 || self.bytes_max == 0
+    }
+
+    /// A delivery was handed out.
+    pub fn take(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// A delivery was settled, or lost.
+    pub fn free(&mut self, bytes: u64) {
+        debug_assert!(self.messages > 0, "freed more than was taken");
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Unsettled messages.
+    pub fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// Sum of unsettled bodies.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The level in messages.
+    pub fn messages_max(&self) -> u32 {
+        self.messages_max
+    }
+
+    /// The level in bytes.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// The free part of the window, in thousandths, for choosing the idlest handler.
+    pub fn free_share(&self) -> u32 {
+        if self.is_paused() {
+            return 0;
+        }
+        let free = u64::from(self.messages_max.saturating_sub(self.messages));
+        u32::try_from(free * 1_000 / u64::from(self.messages_max)).unwrap_or(1_000)
+    }
+}
+
+/// What the broker may send ahead: the sum of the windows, at most the cap; `None` = nobody wants anything.
+pub fn prefetch<'a>(windows: impl Iterator<Item = &'a Window>, cap: u16) -> Option<u16> {
+    let sum: u64 = windows.filter(|window| !window.is_paused()).map(|window| u64::from(window.messages_max)).sum();
+    let capped = sum.min(u64::from(cap));
+    u16::try_from(capped).ok().filter(|count| *count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_message_of_any_size_passes_when_nothing_is_in_flight() {
+        let mut window = Window::new(10, 100);
+        assert!(window.accepts(1_000_000));
+        window.take(1_000_000);
+        assert!(!window.accepts(1));
+    }
+
+    #[test]
+    fn zero_pauses_whichever_it_is() {
+        assert!(!Window::new(0, 100).accepts(1));
+        assert!(!Window::new(10, 0).accepts(1));
+    }
+
+    #[test]
+    fn shrinking_stops_grants_until_enough_is_settled() {
+        let mut window = Window::new(10, 100);
+        window.take(1);
+        window.take(1);
+        window.resize(2, 100);
+        assert!(!window.accepts(1));
+        window.free(1);
+        assert!(window.accepts(1));
+    }
+
+    #[test]
+    fn prefetch_is_the_capped_sum_of_the_windows_that_are_not_paused() {
+        let windows = [Window::new(100, 1), Window::new(50, 0), Window::new(0, 9)];
+        assert_eq!(prefetch(windows.iter(), 2_000), Some(100));
+        assert_eq!(prefetch(windows.iter(), 20), Some(20));
+        assert_eq!(prefetch([Window::new(0, 9)].iter(), 20), None);
+        assert_eq!(prefetch([Window::new(65_535, 9); 3].iter(), u16::MAX), Some(u16::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn grants_never_pass_the_level(sizes in prop::collection::vec(0_u64..50, 1..200), messages in 1_u32..20, bytes in 1_u64..100) {
+            let mut window = Window::new(messages, bytes);
+            for size in sizes {
+                if window.accepts(size) {
+                    window.take(size);
+                    prop_assert!(window.messages() <= messages);
+                    prop_assert!(window.bytes() <= bytes || window.messages() == 1);
+                } else {
+                    window.free(0);
+                }
+            }
+        }
+    }
+}
