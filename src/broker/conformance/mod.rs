@@ -60,6 +60,16 @@ macro_rules! __conformance_list {
             settling::a_batch_with_holes_settles_what_it_names_and_nothing_else,
             settling::a_mixed_batch_acks_and_gives_back_as_named,
             settling::two_consumers_share_a_queue_without_doubling,
+            consuming::a_missing_queue_cannot_be_consumed,
+            consuming::changing_the_prefetch_loses_and_doubles_nothing,
+            consuming::a_lowered_prefetch_bounds_what_comes_next,
+            consuming::cancel_keeps_receipts_good_and_gives_back_the_untaken,
+            consuming::a_deleted_queue_ends_arrivals_with_an_error,
+            consuming::waiting_in_vain_loses_nothing,
+            consuming::a_waiting_consumer_wakes_for_what_comes,
+            consuming::a_batch_takes_all_that_is_there_within_its_room,
+            consuming::an_auto_delete_queue_goes_with_its_last_consumer,
+            consuming::a_dropped_consumer_gives_back_what_it_held,
             sessions::events_tell_of_the_end_and_of_nothing_before,
             sessions::a_new_session_works_after_a_cut,
             sessions::receipts_of_a_lost_session_are_stale,
@@ -74,6 +84,32 @@ macro_rules! __conformance_list {
             publishing::a_full_queue_refuses_and_keeps_what_it_confirmed,
             publishing::a_refusal_by_one_queue_is_the_outcome_of_the_message,
             publishing::an_empty_batch_has_no_outcomes,
+            fidelity::every_property_survives,
+            fidelity::absent_properties_stay_absent,
+            fidelity::every_type_of_header_survives,
+            fidelity::nested_headers_survive,
+            fidelity::bodies_of_every_size_survive,
+            fidelity::long_routing_keys_survive,
+            routing::topics_match_words,
+            routing::direct_exchanges_match_the_whole_key,
+            routing::fanout_exchanges_take_every_key,
+            routing::the_nameless_exchange_reaches_every_queue_by_name,
+            routing::headers_exchanges_match_all_or_any,
+            routing::every_bound_queue_gets_one_copy,
+            topology::a_plan_creates_once_and_adopts_ever_after,
+            topology::a_queue_with_other_arguments_is_adopted_as_it_is,
+            topology::verify_reports_what_is_missing_and_creates_nothing,
+            topology::off_asks_nothing,
+            topology::binding_what_is_missing_is_an_error_that_names_it,
+            topology::binding_again_changes_nothing,
+            exclusive::an_exclusive_queue_serves_its_own_session,
+            exclusive::an_exclusive_queue_is_locked_for_other_sessions,
+            exclusive::an_exclusive_queue_goes_with_its_session,
+            expiry::an_expired_message_goes_to_the_dead_letters,
+            expiry::a_message_may_carry_its_own_expiry,
+            expiry::a_delay_slot_brings_a_message_home,
+            expiry::an_overfull_queue_drops_its_oldest_into_the_dead_letters,
+            expiry::a_dead_letter_key_replaces_the_routing_key,
         }
     };
 }
@@ -118,4 +154,36 @@ pub async fn run(name: &str, lab: Arc<dyn Lab>) {
     let (_, case) = CASES.iter().find(|(known, _)| *known == name).expect("the case is in the list");
     let ended = tokio::time::timeout(CASE_DEADLINE, case(lab)).await;
     assert!(ended.is_ok(), "{name} did not end within {} s", CASE_DEADLINE.as_secs());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::CASES;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = CASES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), CASES.len());
+    }
+
+    /// A case that is written and not in the list would never run.
+    #[test]
+    fn every_case_that_is_written_is_in_the_list() {
+        let sources = [
+            include_str!("consuming.rs"),
+            include_str!("exclusive.rs"),
+            include_str!("expiry.rs"),
+            include_str!("fidelity.rs"),
+            include_str!("publishing.rs"),
+            include_str!("routing.rs"),
+            include_str!("sessions.rs"),
+            include_str!("settling.rs"),
+            include_str!("topology.rs"),
+        ];
+        let written =
+            sources.iter().flat_map(|source| source.lines()).filter(|line| line.contains("(lab: Arc<dyn Lab>)"));
+        assert_eq!(written.count(), CASES.len());
+    }
 }

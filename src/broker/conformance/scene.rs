@@ -283,3 +283,24 @@ pub(super) async fn within<T>(what: &str, answer: impl Future<Output = T>) -> T 
     };
     answer
 }
+
+/// The time between two looks at something that will come true, and the end of patience.
+pub(super) struct Pace {
+    what: &'static str,
+    // Time must pass between two looks, or paused time would stand still.
+    every: tokio::time::Interval,
+    end: tokio::time::Instant,
+}
+
+impl Pace {
+    pub(super) fn until(what: &'static str) -> Self {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        Self { what, every: tokio::time::interval(Duration::from_millis(20)), end }
+    }
+
+    /// Waits for the next look; panics when patience is at its end.
+    pub(super) async fn again(&mut self) {
+        let now = self.every.tick().await;
+        assert!(now < self.end, "waited {} s until {}", PATIENCE.as_secs(), self.what);
+    }
+}
