@@ -94,22 +94,43 @@ fn is_character(rest: &str) -> bool {
     }
 }
 
+/// The mark of a test module.
+const TEST: &str = "#[cfg(test)]";
+
 /// The text, already blanked, without `#[cfg(test)] mod … { … }`.
 pub(crate) fn without_test_modules(blanked: &str) -> String {
     let mut text = blanked.to_owned();
     let mut from = 0;
-    while let Some(found) = text[from..].find("#[cfg(test)]").map(|at| from + at) {
-        from = found + 1;
-        let item = &text[found + "#[cfg(test)]".len()..];
-        let declares_module = item.trim_start().trim_start_matches("pub(crate) ").starts_with("mod ");
-        let Some(open) = item.find(['{', ';']).filter(|_| declares_module) else { continue };
-        let start = text.len() - item.len();
-        let end = if item[open..].starts_with('{') { start + open + braces(&item[open..]) } else { start + open + 1 };
-        let blank: String = text[found..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+    while let Some(start) = text[from..].find(TEST).map(|at| from + at) {
+        from = start + 1;
+        let item = &text[start + TEST.len()..];
+        let Some(open) = item.find(['{', ';']).filter(|_| module_name(item).is_some()) else { continue };
+        let length = if item[open..].starts_with('{') { braces(&item[open..]) } else { 1 };
+        let end = start + TEST.len() + open + length;
         // Blanked text is compared by lines, so other characters may become narrower.
-        text.replace_range(found..end, &blank);
+        let blank: String = text[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        text.replace_range(start..end, &blank);
     }
     text
+}
+
+/// The names in `#[cfg(test)] mod name;`: files of their own, elsewhere.
+pub(crate) fn declared_test_modules(blanked: &str) -> Vec<String> {
+    let items = blanked.split(TEST).skip(1);
+    let declared = items.filter_map(|item| {
+        let name = module_name(item)?;
+        let (_, after) = item.split_once(name)?;
+        after.trim_start().starts_with(';').then(|| name.to_owned())
+    });
+    declared.collect()
+}
+
+/// The name, if the item is a module.
+fn module_name(item: &str) -> Option<&str> {
+    let item = item.trim_start();
+    let item = item.strip_prefix("pub").map_or(item, |rest| rest.trim_start_matches("(crate)").trim_start());
+    let name = item.strip_prefix("mod ")?;
+    name.split(|c: char| !c.is_alphanumeric() && c != '_').next()
 }
 
 /// The length of a block, from its opening brace to the closing one.

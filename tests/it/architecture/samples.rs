@@ -47,7 +47,6 @@ fn comments_texts_and_test_modules_do_not_count() {
             "#[cfg(test)]\nmod tests;",
         ],
     );
-    passes(rules::impurities, "src/domain/ledger/tests.rs", &["use std::time::Instant; fn f() { Instant::now(); }"]);
     finds(
         rules::impurities,
         "src/domain/name.rs",
@@ -58,6 +57,22 @@ fn comments_texts_and_test_modules_do_not_count() {
             "#[cfg(not(test))] mod a { use tokio::sync; }",
         ],
     );
+}
+
+#[test]
+fn files_of_test_modules_do_not_count_and_others_do() {
+    let clock = "use std::time::Instant; fn f() { Instant::now(); }";
+    let tree = |declaration: &str| {
+        let files = [("src/domain/ledger.rs", declaration), ("src/domain/ledger/steps.rs", clock)];
+        Source::tree(&files.map(|(path, text)| (path.to_owned(), text.to_owned())))
+    };
+
+    for declaration in ["#[cfg(test)]\nmod steps;", "mod a;\n#[cfg(test)]\npub(crate) mod steps;"] {
+        assert_eq!(rules::impurities(&tree(declaration)), [""; 0], "{declaration}");
+    }
+    for declaration in ["mod steps;", "#[cfg(test)]\nmod tests {}\nmod steps;", "// #[cfg(test)]\nmod steps;"] {
+        assert_eq!(rules::impurities(&tree(declaration)).len(), 1, "{declaration}");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let blanked = mask::without_comments_and_texts(text);
         let blanked = if path.starts_with("src/") { mask::without_test_modules(&blanked) } else { blanked };
-        let tokens = if is_test_file(path) { Vec::new() } else { tokens(&blanked) };
+        let tokens = tokens(&blanked);
         let names = resolve(&tokens, &module_of(path));
         Self { path: path.to_owned(), text: text.to_owned(), tokens, names }
     }
@@ -54,7 +54,24 @@ impl Source {
         files.sort();
         let read = |file: &PathBuf| {
             let path = file.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
-            Self::new(&path, &fs::read_to_string(file).unwrap())
+            (path, fs::read_to_string(file).unwrap())
+        };
+        Self::tree(&files.iter().map(read).collect::<Vec<_>>())
+    }
+
+    /// Paths and texts taken apart. A file that another declares as a test module has no tokens: tests may do what the rooms
+    /// may not.
+    pub(crate) fn tree(files: &[(String, String)]) -> Vec<Self> {
+        let test_modules = files.iter().filter(|(path, _)| path.starts_with("src/")).flat_map(|(path, text)| {
+            let names = mask::declared_test_modules(&mask::without_comments_and_texts(text));
+            names.into_iter().map(|name| [module_of(path), vec![name]].concat())
+        });
+        let test_modules: Vec<Vec<String>> = test_modules.collect();
+        let is_test =
+            |path: &str| path.starts_with("src/") && test_modules.iter().any(|own| module_of(path).starts_with(own));
+        let read = |(path, text): &(String, String)| {
+            let source = Self::new(path, text);
+            if is_test(path) { Self { tokens: Vec::new(), names: Vec::new(), ..source } } else { source }
         };
         files.iter().map(read).collect()
     }
@@ -67,11 +84,6 @@ impl Source {
             .map(|p| p.0.line)
             .collect()
     }
-}
-
-/// A file of a test module (`mod tests;`): tests may do what the rooms may not.
-fn is_test_file(path: &str) -> bool {
-    path.starts_with("src/") && (path.ends_with("/tests.rs") || path.contains("/tests/"))
 }
 
 fn rust_files(start: &Path) -> Vec<PathBuf> {
