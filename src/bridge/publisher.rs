@@ -34,7 +34,10 @@ pub enum Refusal {
     /// The sidecar stops.
     Draining,
     /// Too much is unconfirmed already.
-    TooMany,
+    TooMany {
+        /// Messages that may be unconfirmed.
+        limit: u64,
+    },
     /// The broker takes no publishes, in its words.
     Blocked(String),
 }
@@ -91,7 +94,9 @@ impl Publisher {
             self.count(exchanges.iter(), "blocked");
             return Err(Refusal::Blocked(reason));
         }
-        let Some(_permits) = self.permits(&publications) else { return Err(Refusal::TooMany) };
+        let Some(_permits) = self.permits(&publications) else {
+            return Err(Refusal::TooMany { limit: u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX) });
+        };
         let lane = &shared.lanes[shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len()];
         let mut answers = Vec::with_capacity(publications.len());
         for publication in publications {

@@ -13,6 +13,8 @@ use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;

@@ -1,6 +1,7 @@
 //! The checked settings of one process. Knows no source: `config::load` fills it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -110,6 +111,13 @@ pub struct ListenAddress {
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl ListenAddress {
+    /// True if only this host can reach it, as far as the text tells: `localhost`, `127.…` or `::1`.
+    pub fn is_loopback(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost") || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
 }
 
 impl fmt::Display for ListenAddress {

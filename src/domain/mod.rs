@@ -4,6 +4,7 @@
 //! know which broker or which wire it serves.
 
 pub mod backoff;
+pub mod coalesce;
 pub mod delay;
 pub mod delivery_id;
 pub mod failure;

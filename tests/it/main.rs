@@ -12,3 +12,4 @@ mod conformance_memory;
 mod deploy;
 mod documents;
 mod examples;
+mod settings;

@@ -1,0 +1,174 @@
+//! The receiving half of a consumer: takes what lapin has ready, in the order of the channel. Knows no settlement but
+//! the give-back of what nobody took.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::{BoxFuture, FutureExt, poll_fn};
+use futures_util::stream::StreamExt;
+use lapin::Consumer;
+use lapin::message::Delivery;
+
+use super::channel::ConsumeChannel;
+use super::convert::message_in;
+use super::error;
+use super::settler::settle;
+use crate::broker::{Arrivals, BrokerError, Incoming, Prefetch, Proof, Receipt, Settlement};
+
+/// Arrivals of one channel.
+pub(super) struct AmqpArrivals {
+    shared: Arc<ConsumeChannel>,
+    prefetch: Prefetch,
+    /// The consumer that the broker serves; none once it was cancelled.
+    active: Option<Consumer>,
+    /// Consumers on their way out, which may still hold deliveries. At most one, unless a change was given up midway.
+    retiring: Vec<Consumer>,
+    /// Taken from lapin and not yet handed out: the leftovers of a changed prefetch.
+    waiting: VecDeque<Delivery>,
+    /// Why nothing comes any more. lapin tells it once and would then stay silent for ever.
+    over: Option<BrokerError>,
+}
+
+impl fmt::Debug for AmqpArrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Deliveries carry bodies and headers, which belong in no log.
+        f.debug_struct("AmqpArrivals").field("queue", &self.shared.queue).finish_non_exhaustive()
+    }
+}
+
+impl AmqpArrivals {
+    pub(super) fn new(shared: Arc<ConsumeChannel>, prefetch: Prefetch, consumer: Consumer) -> Self {
+        Self { shared, prefetch, active: Some(consumer), retiring: Vec::new(), waiting: VecDeque::new(), over: None }
+    }
+
+    /// Moves what lapin has ready into `waiting`, at most until that holds `count`.
+    fn gather(&mut self, count: usize, context: &mut Context<'_>) {
+        let mut leaving = std::mem::take(&mut self.retiring);
+        leaving.retain_mut(|consumer| {
+            let end = take_ready(consumer, &mut self.waiting, count, context);
+            if let Some(End::Failed(error)) = &end {
+                self.over.get_or_insert_with(|| error::ended(error));
+            }
+            end.is_none()
+        });
+        self.retiring = leaving;
+        let Some(consumer) = &mut self.active else { return };
+        let Some(end) = take_ready(consumer, &mut self.waiting, count, context) else { return };
+        self.active = None;
+        self.over = Some(match end {
+            End::Failed(error) => error::ended(&error),
+            // lapin ends the stream without an error when the queue is deleted, and leaves the channel as it is.
+            End::Plain if self.shared.is_alive() => self.cancelled(),
+            End::Plain => BrokerError::SessionLost { reason: "the channel was closed".to_owned() },
+        });
+    }
+
+    fn poll_batch(&mut self, room: usize, context: &mut Context<'_>) -> Poll<Result<Vec<Incoming>, BrokerError>> {
+        if self.waiting.len() < room && self.over.is_none() {
+            self.gather(room, context);
+        }
+        if !self.waiting.is_empty() {
+            let count = room.min(self.waiting.len());
+            let batch = self.waiting.drain(..count).map(|delivery| incoming(&self.shared, delivery)).collect();
+            return Poll::Ready(Ok(batch));
+        }
+        self.over.clone().map_or(Poll::Pending, |reason| Poll::Ready(Err(reason)))
+    }
+
+    /// Takes the new consumer in before the old one goes, so that nothing that was sent to either is lost.
+    async fn change(&mut self, prefetch: Prefetch) -> Result<(), BrokerError> {
+        if let Some(reason) = &self.over {
+            return Err(reason.clone());
+        }
+        if prefetch == self.prefetch {
+            return Ok(());
+        }
+        self.shared.qos(prefetch).await?;
+        let consumer = self.shared.consume().await?;
+        self.prefetch = prefetch;
+        let old = self.active.replace(consumer);
+        let tag = old.as_ref().map(Consumer::tag);
+        self.retiring.extend(old);
+        if let Some(tag) = tag {
+            self.shared.cancel(tag).await?;
+        }
+        self.gather_all().await;
+        Ok(())
+    }
+
+    /// All that is there, in the order of the channel: two consumers share its tags, each has a buffer of its own.
+    async fn gather_all(&mut self) {
+        poll_fn(|context| {
+            self.gather(usize::MAX, context);
+            Poll::Ready(())
+        })
+        .await;
+        self.waiting.make_contiguous().sort_unstable_by_key(|delivery| delivery.delivery_tag);
+    }
+
+    async fn stop(&mut self) -> Result<(), BrokerError> {
+        let Some(tag) = self.active.as_ref().map(Consumer::tag) else { return Ok(()) };
+        self.shared.cancel(tag).await?;
+        self.gather_all().await;
+        self.active = None;
+        self.over = Some(self.cancelled());
+        let unread = std::mem::take(&mut self.waiting);
+        let batch: Vec<_> = unread.iter().map(|one| (receipt(&self.shared, one), Settlement::GiveBack)).collect();
+        if !batch.is_empty() {
+            settle(&self.shared, batch, Proof::Written).await;
+        }
+        Ok(())
+    }
+
+    fn cancelled(&self) -> BrokerError {
+        BrokerError::ConsumerCancelled { queue: self.shared.queue.as_str().to_owned() }
+    }
+}
+
+impl Arrivals for AmqpArrivals {
+    fn next_batch(&mut self, room_max: usize) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>> {
+        // Cancel-safe: what leaves `waiting` is answered within the same poll.
+        poll_fn(move |context| self.poll_batch(room_max.max(1), context)).boxed()
+    }
+
+    fn set_prefetch(&mut self, prefetch: Prefetch) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.change(prefetch).boxed()
+    }
+
+    fn cancel(&mut self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.stop().boxed()
+    }
+}
+
+/// How lapin's stream ended.
+enum End {
+    Failed(lapin::Error),
+    Plain,
+}
+
+fn take_ready(
+    consumer: &mut Consumer,
+    waiting: &mut VecDeque<Delivery>,
+    count: usize,
+    context: &mut Context<'_>,
+) -> Option<End> {
+    while waiting.len() < count {
+        match consumer.poll_next_unpin(context) {
+            Poll::Ready(Some(Ok(delivery))) => waiting.push_back(delivery),
+            Poll::Ready(Some(Err(error))) => return Some(End::Failed(error)),
+            Poll::Ready(None) => return Some(End::Plain),
+            Poll::Pending => return None,
+        }
+    }
+    None
+}
+
+fn incoming(shared: &ConsumeChannel, delivery: Delivery) -> Incoming {
+    Incoming { redelivered: delivery.redelivered, receipt: receipt(shared, &delivery), message: message_in(delivery) }
+}
+
+fn receipt(shared: &ConsumeChannel, delivery: &Delivery) -> Receipt {
+    Receipt::new(shared.session, shared.number, delivery.delivery_tag)
+}

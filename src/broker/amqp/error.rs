@@ -1,0 +1,133 @@
+//! Turns lapin's errors into ours. Knows no channel and no connection; texts of the broker are kept, credentials never.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lapin::ErrorKind;
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+
+use super::options::AmqpOptions;
+use crate::broker::BrokerError;
+
+/// Reply codes of AMQP 0-9-1 that we tell apart.
+mod code {
+    pub(super) const ACCESS_REFUSED: u16 = 403;
+    pub(super) const NOT_FOUND: u16 = 404;
+    pub(super) const RESOURCE_LOCKED: u16 = 405;
+    pub(super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const NOT_ALLOWED: u16 = 530;
+}
+
+/// The broker's reply code and words, if it was the broker that spoke.
+fn reply(error: &lapin::Error) -> Option<(u16, String)> {
+    if let ErrorKind::ProtocolError(amqp) = error.kind() {
+        return Some((amqp.kind().get_id(), amqp.get_message().to_string()));
+    }
+    None
+}
+
+/// The words of an error, the broker's own where it spoke.
+pub(super) fn words(error: &lapin::Error) -> String {
+    reply(error).map_or_else(|| error.to_string(), |(_, text)| text)
+}
+
+/// Why a connection could not be opened.
+pub(super) fn connecting(error: &lapin::Error, options: &AmqpOptions) -> BrokerError {
+    let endpoint = options.endpoint();
+    let reason = options.scrub(&words(error));
+    match reply(error).map(|(code, _)| code) {
+        Some(code::ACCESS_REFUSED) => {
+            BrokerError::LoginRefused { endpoint, user: options.username.expose_secret().to_owned(), reason }
+        }
+        Some(code::NOT_ALLOWED) => BrokerError::VhostRefused { endpoint, vhost: options.vhost.clone(), reason },
+        Some(_) => BrokerError::SessionLost { reason },
+        None => BrokerError::Unreachable { endpoint, reason },
+    }
+}
+
+/// Why a call on a channel failed. `object` is what it was about, such as `queue player-projector`.
+pub(super) fn calling(error: &lapin::Error, object: &str) -> BrokerError {
+    let Some((code, reason)) = reply(error) else {
+        return BrokerError::SessionLost { reason: error.to_string() };
+    };
+    match code {
+        code::ACCESS_REFUSED => BrokerError::AccessRefused { action: object.to_owned(), reason },
+        code::NOT_FOUND => BrokerError::Missing { object: missing(object, &reason) },
+        code::RESOURCE_LOCKED => BrokerError::Locked { object: object.to_owned() },
+        code::PRECONDITION_FAILED => BrokerError::Mismatch { object: object.to_owned(), reason },
+        _ => ended(error),
+    }
+}
+
+/// Why a channel or a connection is over.
+pub(super) fn ended(error: &lapin::Error) -> BrokerError {
+    let reason = words(error);
+    if error.is_amqp_soft_error() { BrokerError::ChannelClosed { reason } } else { BrokerError::SessionLost { reason } }
+}
+
+/// The broker names what it did not find: `NOT_FOUND - no exchange 'x' in vhost '/'`; a bind may miss either end.
+fn missing(object: &str, reason: &str) -> String {
+    ["exchange", "queue"]
+        .into_iter()
+        .find_map(|kind| {
+            let (_, rest) = reason.split_once(&format!("no {kind} '"))?;
+            let (name, _) = rest.split_once("' in vhost")?;
+            Some(format!("{kind} {name}"))
+        })
+        .unwrap_or_else(|| object.to_owned())
+}
+
+/// Waits for a call of lapin, but not for ever: none of them has a deadline of its own.
+pub(super) async fn within<T>(
+    limit: Duration,
+    operation: &str,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match timeout(limit, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(calling(&error, operation)),
+        Err(_) => Err(BrokerError::TimedOut { operation: operation.to_owned(), within: limit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind};
+
+    use super::*;
+    use crate::broker::amqp::options::tests::sample;
+
+    fn spoken(code: u16, text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(AMQPErrorKind::from_id(code).unwrap(), text.into())).into()
+    }
+
+    #[test]
+    fn the_codes_of_a_refused_connect_are_told_apart() {
+        let options = sample(5672);
+        let login = connecting(&spoken(403, "ACCESS_REFUSED - p@ss/wörd is wrong"), &options);
+        assert!(matches!(&login, BrokerError::LoginRefused { user, .. } if user == "mia"), "{login:?}");
+        assert!(!login.to_string().contains("p@ss"), "{login}");
+        let vhost = connecting(&spoken(530, "NOT_ALLOWED - vhost x not found"), &options);
+        assert!(matches!(vhost, BrokerError::VhostRefused { .. }), "{vhost:?}");
+    }
+
+    #[test]
+    fn the_codes_of_a_refused_call_are_told_apart() {
+        for (code, text, expected) in [
+            (404, "NOT_FOUND - no exchange 'a b' in vhost '/'", BrokerError::Missing { object: "exchange a b".into() }),
+            (404, "NOT_FOUND - whatever", BrokerError::Missing { object: "queue q".into() }),
+            (405, "RESOURCE_LOCKED", BrokerError::Locked { object: "queue q".into() }),
+            (
+                406,
+                "PRECONDITION_FAILED - x",
+                BrokerError::Mismatch { object: "queue q".into(), reason: "PRECONDITION_FAILED - x".into() },
+            ),
+            (403, "no", BrokerError::AccessRefused { action: "queue q".into(), reason: "no".into() }),
+            (320, "CONNECTION_FORCED", BrokerError::SessionLost { reason: "CONNECTION_FORCED".into() }),
+            (313, "NO_CONSUMERS", BrokerError::ChannelClosed { reason: "NO_CONSUMERS".into() }),
+        ] {
+            assert_eq!(calling(&spoken(code, text), "queue q"), expected);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Asks whether something that speaks AMQP 0-9-1 answers, before lapin tries. Sends no credentials, keeps nothing open.
+//!
+//! It is also the only source of the broker's version, which lapin does not show.
+
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::link;
+use super::options::AmqpOptions;
+use crate::broker::{BrokerError, Capabilities};
+
+/// What a client says first (AMQP 0-9-1, section 4.2.2).
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// A greeting longer than this is none.
+const GREETING_BYTES_MAX: usize = 64 * 1024;
+/// Type, channel and size of a frame.
+const FRAME_HEADER_BYTES: usize = 7;
+const FRAME_METHOD: u8 = 1;
+/// Class and method of `connection.start`, then the protocol's two version octets.
+const START: [u8; 4] = [0, 10, 0, 10];
+const START_VERSION_BYTES: usize = 2;
+
+/// Reaches the broker and reads its greeting, all within `preflight_timeout`.
+///
+/// # Errors
+/// `Unreachable`, `Tls`, or `TimedOut` where a connection was accepted and then nothing came.
+pub(super) async fn preflight(options: &AmqpOptions) -> Result<Capabilities, BrokerError> {
+    let limit = options.preflight_timeout;
+    let work = async {
+        let (mut stream, _cutter) = link::open(options, limit).await?;
+        let unreachable = |reason: String| BrokerError::Unreachable { endpoint: options.endpoint(), reason };
+        let greeting = greet(&mut stream).await.map_err(|error| unreachable(error.to_string()))?;
+        capabilities(&greeting).ok_or_else(|| unreachable("what answers does not speak AMQP 0-9-1".to_owned()))
+    };
+    let late = || BrokerError::TimedOut { operation: format!("the greeting of {}", options.endpoint()), within: limit };
+    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Says hello and reads one frame; answers its payload.
+async fn greet(stream: &mut link::Stream) -> std::io::Result<Vec<u8>> {
+    stream.write_all(PROTOCOL_HEADER).await?;
+    stream.flush().await?;
+    let mut header = [0_u8; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let [kind, _, _, size @ ..] = header;
+    let size = usize::try_from(u32::from_be_bytes(size)).unwrap_or(usize::MAX);
+    // A broker of another protocol version answers with its own header, a web server with a status line.
+    if kind != FRAME_METHOD || size > GREETING_BYTES_MAX {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "what answers does not speak AMQP 0-9-1"));
+    }
+    let mut payload = vec![0_u8; size];
+    stream.read_exact(&mut payload).await?;
+    Ok(payload)
+}
+
+/// Product and version from the payload of `connection.start`; `None` if it is something else. Fields that cannot be
+/// read are left empty: the version is for people and must not keep anybody from connecting.
+fn capabilities(payload: &[u8]) -> Option<Capabilities> {
+    let rest = payload.strip_prefix(&START)?.get(START_VERSION_BYTES..)?;
+    let mut found = Capabilities::default();
+    let mut table = Cursor(rest).block().unwrap_or_default();
+    while let Some((name, value)) = table.field() {
+        match name {
+            b"product" => found.product = String::from_utf8_lossy(value).into_owned(),
+            b"version" => found.version = String::from_utf8_lossy(value).into_owned(),
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// The bytes not yet read.
+#[derive(Default)]
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A length of four octets and that many bytes: a table, a long string or an array.
+    fn block(&mut self) -> Option<Self> {
+        let length = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
+        self.take(usize::try_from(length).ok()?).map(Self)
+    }
+
+    /// The next name and value; numbers and tables count as no bytes. Ends at a type that is not known.
+    fn field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let length = self.take(1)?.first().copied()?;
+        let name = self.take(usize::from(length))?;
+        let value = match self.take(1)?.first()? {
+            b'S' | b'x' => self.block()?.0,
+            b'F' | b'A' => self.block().map(|_| b"".as_slice())?,
+            b't' | b'b' | b'B' => self.take(1).map(|_| b"".as_slice())?,
+            b's' | b'u' | b'U' => self.take(2).map(|_| b"".as_slice())?,
+            b'I' | b'i' | b'f' => self.take(4).map(|_| b"".as_slice())?,
+            b'l' | b'L' | b'd' | b'T' => self.take(8).map(|_| b"".as_slice())?,
+            b'D' => self.take(5).map(|_| b"".as_slice())?,
+            b'V' => b"",
+            _ => return None,
+        };
+        Some((name, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn start(fields: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0, 10, 0, 10, 0, 9];
+        payload.extend(u32::try_from(fields.len()).unwrap().to_be_bytes());
+        payload.extend(fields);
+        payload.extend(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
+        payload
+    }
+
+    #[test]
+    fn product_and_version_are_found_among_other_fields() {
+        let fields = b"\x0ccapabilitiesF\0\0\0\x03\x01at\x07productS\0\0\0\x08RabbitMQ\x01nI\0\0\0\x07\
+            \x07versionS\0\0\0\x063.10.8";
+        let found = capabilities(&start(fields)).unwrap();
+        assert_eq!((found.product.as_str(), found.version.as_str()), ("RabbitMQ", "3.10.8"));
+    }
+
+    #[test]
+    fn an_unknown_type_hides_the_rest_and_nothing_else() {
+        let found = capabilities(&start(b"\x07productS\0\0\0\x01x\x01q?\x07versionS\0\0\0\x011")).unwrap();
+        assert_eq!((found.product.as_str(), found.version.as_str()), ("x", ""));
+    }
+
+    #[test]
+    fn another_method_is_no_greeting() {
+        assert_eq!(capabilities(&[0, 10, 0, 50, 0, 0]), None);
+        assert_eq!(capabilities(b"HTTP/1.1 400"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = capabilities(&bytes);
+            bytes.splice(0..0, [0, 10, 0, 10, 0, 9]);
+            prop_assert!(capabilities(&bytes).is_some());
+        }
+    }
+}

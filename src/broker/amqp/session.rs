@@ -1,0 +1,217 @@
+//! One life of the connections to RabbitMQ: consume and settle are its own, publish and admin come from pools.
+//!
+//! Reconnecting is not its business: a lost connection ends it, and whoever keeps sessions opens another.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::stream::BoxStream;
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Connection};
+use tokio::time::{Instant, timeout_at};
+
+use super::arrivals::AmqpArrivals;
+use super::channel::ConsumeChannel;
+use super::error::within;
+use super::exchanges::Exchanges;
+use super::hub::Hub;
+use super::lane::AmqpLane;
+use super::link::{self, Cutter, Link, Role};
+use super::options::AmqpOptions;
+use super::pool::{self, Pool};
+use super::preflight::preflight;
+use super::scratch::Scratch;
+use super::settler::AmqpSettler;
+use super::topology::Site;
+use crate::broker::{
+    BrokerError, Capabilities, ConsumeOptions, Consumer, Findings, Lane, LaneRole, Session, SessionEvent, SessionId,
+};
+use crate::domain::name::QueueName;
+use crate::domain::topology::Plan;
+
+/// AMQP's reply code for a close that is no error.
+const CLOSE_OK: u16 = 200;
+
+/// A session with RabbitMQ.
+pub(super) struct AmqpSession {
+    id: SessionId,
+    options: Arc<AmqpOptions>,
+    capabilities: Capabilities,
+    hub: Arc<Hub>,
+    consume: Own,
+    settle: Own,
+    publish: Pool,
+    admin: Pool,
+    scratch_admin: Scratch,
+    scratch_consume: Scratch,
+    exchanges: Arc<Exchanges>,
+    /// Number of the newest consuming channel.
+    channels: AtomicU64,
+    /// Those that may still hold deliveries.
+    consumers: Mutex<Vec<Weak<ConsumeChannel>>>,
+}
+
+/// A connection that belongs to the session.
+struct Own {
+    connection: Arc<Connection>,
+    cutter: Cutter,
+}
+
+impl From<Link> for Own {
+    fn from(link: Link) -> Self {
+        Self { connection: Arc::new(link.connection), cutter: link.cutter }
+    }
+}
+
+impl fmt::Debug for AmqpSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpSession").field("id", &self.id).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl AmqpSession {
+    /// Asks who is there, then opens the connections that every session needs.
+    pub(super) async fn open(
+        id: SessionId,
+        options: Arc<AmqpOptions>,
+        abandoned: &Arc<AtomicUsize>,
+    ) -> Result<Self, BrokerError> {
+        let capabilities = preflight(&options).await?;
+        let hub = Arc::new(Hub::default());
+        let consume = link::connect(&options, Role::Consume, abandoned).await?;
+        hub.watch_own(&consume);
+        let settle = link::connect(&options, Role::Settle, abandoned).await?;
+        hub.watch_own(&settle);
+        let (consume, settle) = (Own::from(consume), Own::from(settle));
+        let publish = pool::pool(&options, Role::Publish, &hub, abandoned)?;
+        let admin = pool::pool(&options, Role::Admin, &hub, abandoned)?;
+        let scratch_admin = Scratch::pooled(admin.clone(), options.operation_timeout);
+        let scratch_consume = Scratch::own(Arc::clone(&consume.connection), options.operation_timeout);
+        let exchanges = Arc::new(Exchanges::new(scratch_admin.clone()));
+        Ok(Self {
+            id,
+            options,
+            capabilities,
+            hub,
+            consume,
+            settle,
+            publish,
+            admin,
+            scratch_admin,
+            scratch_consume,
+            exchanges,
+            channels: AtomicU64::new(0),
+            consumers: Mutex::new(Vec::new()),
+        })
+    }
+
+    async fn channel(&self, connection: &Connection) -> Result<Channel, BrokerError> {
+        within(self.options.operation_timeout, "opening a channel", connection.create_channel()).await
+    }
+
+    async fn start_consumer(&self, queue: QueueName, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
+        let channel = self.channel(&self.consume.connection).await?;
+        let number = self.channels.fetch_add(1, Ordering::Relaxed) + 1;
+        let shared = Arc::new(ConsumeChannel::new(
+            (self.id, number),
+            (queue, options.prefetch),
+            (channel, self.consume.cutter.clone()),
+            self.options.operation_timeout,
+        ));
+        self.remember(&shared);
+        shared.qos(options.prefetch).await?;
+        let consumer = shared.consume().await?;
+        let arrivals = AmqpArrivals::new(Arc::clone(&shared), options.prefetch, consumer);
+        Ok((Box::new(arrivals), Box::new(AmqpSettler::new(shared))))
+    }
+
+    fn remember(&self, shared: &Arc<ConsumeChannel>) {
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        consumers.retain(|known| known.strong_count() > 0);
+        consumers.push(Arc::downgrade(shared));
+    }
+
+    async fn open_lane(&self, role: LaneRole) -> Result<Box<dyn Lane>, BrokerError> {
+        let (channel, frame_bytes_max) = match role {
+            LaneRole::Publish => {
+                // The pool has the connection back at once: the lane's channel keeps it open.
+                let connection = pool::take(&self.publish).await?;
+                (self.channel(&connection).await?, connection.configuration().frame_max())
+            }
+            LaneRole::Settle => {
+                let connection = &self.settle.connection;
+                (self.channel(connection).await?, connection.configuration().frame_max())
+            }
+        };
+        let select = channel.confirm_select(ConfirmSelectOptions { nowait: false });
+        within(self.options.operation_timeout, "confirm.select", select).await?;
+        let exchanges = Arc::clone(&self.exchanges);
+        Ok(Box::new(AmqpLane::new(channel, exchanges, self.options.confirm_timeout, frame_bytes_max)))
+    }
+
+    async fn close_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        // Whatever fails or is late is cut below; the broker then gives back by itself.
+        let _ = timeout_at(deadline, self.give_back()).await;
+        let polite = async {
+            tokio::join!(close(&self.consume.connection), close(&self.settle.connection), close_all(&self.publish));
+            close_all(&self.admin).await;
+        };
+        let _ = timeout_at(deadline, polite).await;
+        self.publish.close();
+        self.admin.close();
+        self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
+    }
+
+    async fn give_back(&self) {
+        let consumers = std::mem::take(&mut *self.consumers.lock().unwrap_or_else(PoisonError::into_inner));
+        let alive: Vec<_> = consumers.iter().filter_map(Weak::upgrade).filter(|shared| shared.is_alive()).collect();
+        join_all(alive.iter().map(|shared| shared.give_all_back())).await;
+    }
+}
+
+impl Session for AmqpSession {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn events(&self) -> BoxStream<'static, SessionEvent> {
+        self.hub.events()
+    }
+
+    fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>> {
+        async move {
+            let site = Site { admin: &self.scratch_admin, consume: &self.scratch_consume, exchanges: &self.exchanges };
+            site.apply(&plan).await
+        }
+        .boxed()
+    }
+
+    fn consume(&self, queue: QueueName, options: ConsumeOptions) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
+        self.start_consumer(queue, options).boxed()
+    }
+
+    fn lane(&self, role: LaneRole) -> BoxFuture<'_, Result<Box<dyn Lane>, BrokerError>> {
+        self.open_lane(role).boxed()
+    }
+
+    fn close(&self, within: Duration) -> BoxFuture<'_, ()> {
+        self.close_within(within).boxed()
+    }
+}
+
+/// Closes in good order; never on a blocked connection, where lapin writes nothing and would hang.
+async fn close(connection: &Connection) {
+    if connection.status().connected() && !connection.status().blocked() {
+        // An error means that it is closed already.
+        let _ = connection.close(CLOSE_OK, "closed by this process".into()).await;
+    }
+}
+
+async fn close_all(pool: &Pool) {
+    let idle = pool.retain(|_, _| false).removed;
+    join_all(idle.iter().map(close)).await;
+}

@@ -1,0 +1,237 @@
+//! `ConsumerService`: joins a handler's stream to its subscription. Knows no broker.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use futures_util::stream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::door::Door;
+use super::frames::{frame_to_proto, opened_to_proto, said_from_proto};
+use super::problem::Problem;
+use super::proto::sidebus::v1;
+use super::proto::sidebus::v1::consumer_service_server::ConsumerService;
+use super::wire::{self, DeclareDefaults, OpenRequest, ResultMode};
+use crate::bridge::{
+    AttachError, AttachRequest, Attached, DeclareError, FrameLimits, Hangup, Outbox, Results, StreamEnd, Voice,
+};
+use crate::domain::name::SubscriptionName;
+use crate::domain::subscription::Subscription;
+use crate::runtime::TaskKind;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Consumer(pub(super) Arc<Door>);
+
+type Frames = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ConsumerService for Consumer {
+    type SubscribeStream = Frames;
+
+    async fn subscribe(&self, request: Request<Streaming<v1::SubscribeRequest>>) -> Result<Response<Frames>, Status> {
+        let peer = request.remote_addr().map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let mut inbound = request.into_inner();
+        let mut first = self.first_frame(&mut inbound).await?;
+        let open = first.open.take();
+        let open = open.ok_or_else(|| violation("the first frame must carry open"))?;
+        let open = wire::open_from_proto(open)?;
+        let said = said_from_proto(first)?;
+
+        let (subscription, attached) = self.0.attach(open, peer).await?;
+        let Attached { stream, outbox, voice, terms } = attached.joined;
+        let gone = CancellationToken::new();
+        let outgoing = Outgoing {
+            first: Some(opened_to_proto(stream.0, &terms)),
+            outbox,
+            limits: attached.limits,
+            queue: subscription.queue.name.as_str().to_owned(),
+            _gone: gone.clone().drop_guard(),
+        };
+        let reader = async move {
+            if voice.say(said).await {
+                read(inbound, voice, gone).await;
+            }
+        };
+        self.0.tasks.spawn(TaskKind::Stream, subscription.name.as_str(), reader);
+        Ok(Response::new(Box::pin(stream::unfold(outgoing, Outgoing::next))))
+    }
+
+    async fn receive(&self, _: Request<v1::ReceiveRequest>) -> Result<Response<v1::ReceiveResponse>, Status> {
+        Err(Problem::FeatureUnavailable("Receive; use Subscribe".to_owned()).into())
+    }
+
+    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
+        Err(Problem::FeatureUnavailable("Settle; settle on the Subscribe stream".to_owned()).into())
+    }
+}
+
+fn violation(text: &str) -> Problem {
+    Problem::ProtocolViolation(text.to_owned())
+}
+
+impl Consumer {
+    async fn first_frame(
+        &self,
+        inbound: &mut Streaming<v1::SubscribeRequest>,
+    ) -> Result<v1::SubscribeRequest, Status> {
+        let within = self.0.settings.open_timeout;
+        match tokio::time::timeout(within, inbound.message()).await {
+            Ok(Ok(Some(frame))) => Ok(frame),
+            Ok(Ok(None)) => Err(violation("the stream ended before its first frame").into()),
+            Ok(Err(status)) => Err(status),
+            Err(_) => Err(violation(&format!("no first frame within {} ms", within.as_millis())).into()),
+        }
+    }
+}
+
+/// A handler that has joined, and the limits of its frames.
+pub(super) struct Joined {
+    joined: Attached,
+    limits: FrameLimits,
+}
+
+impl Door {
+    async fn attach(&self, open: OpenRequest, peer: String) -> Result<(Arc<Subscription>, Joined), Problem> {
+        let name = self.name_of(&open)?;
+        let subscription = self.subscription_of(&name, &open)?;
+        let settle_timeout = open.settle_timeout_within(&subscription.delivery)?;
+        let limits = FrameLimits {
+            messages_max: open.batch.messages_max,
+            bytes_max: u64::try_from(open.batch.bytes_max.min(open.frame_bytes_max)).unwrap_or(u64::MAX),
+        };
+        let request = AttachRequest {
+            handler: open.handler.unwrap_or(peer),
+            messages_max: open.window.messages.map(u32::from),
+            bytes_max: open.window.bytes.unwrap_or(self.settings.window_bytes),
+            settle_timeout: Some(settle_timeout),
+            frame_bytes_max: u64::try_from(open.frame_bytes_max).unwrap_or(u64::MAX),
+            results: match open.result_mode {
+                ResultMode::Failures => Results::Failures,
+                ResultMode::All => Results::All,
+            },
+        };
+        let not_found = || Problem::SubscriptionNotFound(name.as_str().to_owned());
+        match self.registry.attach(&name, request).await.ok_or_else(not_found)? {
+            Ok(joined) => Ok((subscription, Joined { joined, limits })),
+            Err(AttachError::Draining) => Err(Problem::Draining),
+            Err(AttachError::HandlerLimit { handlers_max }) => Err(Problem::HandlerLimit {
+                what: format!("handlers of subscription {name}"),
+                limit: u64::from(handlers_max),
+            }),
+        }
+    }
+
+    fn name_of(&self, open: &OpenRequest) -> Result<SubscriptionName, Problem> {
+        if let Some(name) = &open.subscription {
+            return Ok(name.clone());
+        }
+        let mut names = self.registry.names();
+        match (names.pop(), names.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (last, _) => {
+                Err(Problem::SubscriptionRequired { configured: names.len() + usize::from(last.is_some()) })
+            }
+        }
+    }
+
+    /// The running subscription of this name, or the one that the handler brings.
+    fn subscription_of(&self, name: &SubscriptionName, open: &OpenRequest) -> Result<Arc<Subscription>, Problem> {
+        let settings = &self.settings;
+        let defaults = DeclareDefaults {
+            exchange: &settings.exchange,
+            namespace: &settings.namespace,
+            delivery: &settings.delivery,
+            retry: &settings.retry,
+            dead_letter: &settings.dead_letter,
+        };
+        match (self.registry.find(name), &open.declare) {
+            (Some(known), None) => Ok(known.subscription),
+            (Some(known), Some(spec)) => match wire::differences(&known.subscription, spec, &defaults)? {
+                None => Ok(known.subscription),
+                Some(difference) => {
+                    Err(Problem::DeclareDiffers { subscription: name.as_str().to_owned(), difference })
+                }
+            },
+            (None, None) => Err(Problem::SubscriptionNotFound(name.as_str().to_owned())),
+            (None, Some(_)) if !settings.handlers_may_declare => Err(Problem::NotAllowed {
+                what: format!("subscription {name} is not configured and handlers may not declare here"),
+                hint: "configure it under [queues], or set grpc.handlers_may_declare = true".to_owned(),
+            }),
+            (None, Some(spec)) => {
+                let subscription = wire::subscription_from_proto(name, spec.clone(), &defaults)?;
+                self.registry.declare(subscription).map_err(|DeclareError::TooMany| Problem::HandlerLimit {
+                    what: "subscriptions brought by handlers".to_owned(),
+                    limit: 1_000,
+                })?;
+                let known = self.registry.find(name);
+                known.map(|known| known.subscription).ok_or(Problem::Draining)
+            }
+        }
+    }
+}
+
+/// The sending side of a stream.
+struct Outgoing {
+    first: Option<v1::SubscribeResponse>,
+    outbox: Arc<Outbox>,
+    limits: FrameLimits,
+    queue: String,
+    /// Dropped with the stream, which tells the reader that nobody is there any more.
+    _gone: DropGuard,
+}
+
+impl Outgoing {
+    async fn next(mut self) -> Option<(Result<v1::SubscribeResponse, Status>, Self)> {
+        if let Some(first) = self.first.take() {
+            return Some((Ok(first), self));
+        }
+        match self.outbox.next(self.limits).await {
+            Ok(frame) => Some((Ok(frame_to_proto(frame, &self.queue)), self)),
+            Err(end) => status_of(end).map(|status| (Err(status), self)),
+        }
+    }
+}
+
+fn status_of(end: StreamEnd) -> Option<Status> {
+    let problem = match end {
+        // A normal end must not look like an error.
+        StreamEnd::Done => return None,
+        StreamEnd::Draining => Problem::Draining,
+        StreamEnd::SlowReader => Problem::SlowReader("its oldest lease ended and nothing of it was read".to_owned()),
+        StreamEnd::Protocol(text) => Problem::ProtocolViolation(text),
+        StreamEnd::Mismatch(error) => Problem::from_broker(error),
+    };
+    Some(problem.into())
+}
+
+/// Reads a handler's frames until it hangs up.
+async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: CancellationToken) {
+    loop {
+        let frame = tokio::select! {
+            frame = inbound.message() => frame,
+            () = gone.cancelled() => return voice.hang_up(Hangup::Lost).await,
+        };
+        let said = match frame {
+            Ok(Some(frame)) => said_from_proto(frame).map_err(|problem| Hangup::Protocol(problem.to_string())),
+            Ok(None) => Err(Hangup::HalfClosed),
+            Err(status) => Err(hangup_of(&status)),
+        };
+        match said {
+            Ok(said) => {
+                if !voice.say(said).await {
+                    return;
+                }
+            }
+            Err(hangup) => return voice.hang_up(hangup).await,
+        }
+    }
+}
+
+/// A frame that cannot be read is the handler's fault; everything else means that the connection is gone.
+fn hangup_of(status: &Status) -> Hangup {
+    let is_nonsense = status.code() == Code::OutOfRange || status.message().contains("decode");
+    if is_nonsense { Hangup::Protocol(status.message().to_owned()) } else { Hangup::Lost }
+}

@@ -1,0 +1,127 @@
+//! Where settings come from, and which source wins.
+
+use super::*;
+
+#[test]
+fn backend_and_url_in_the_environment_are_enough() {
+    let scene = Scene::bare().with(&[("BUS_BACKEND", "amqp"), ("AMQP_URL", "amqp://app:s3cret@rabbit:5673/orders")]);
+    let loaded = scene.loaded();
+    let amqp = amqp(&loaded);
+    assert_eq!((amqp.tls, amqp.host.as_str(), amqp.port, amqp.vhost.as_str()), (false, "rabbit", 5673, "orders"));
+    assert_eq!(login(amqp), ("app", "s3cret"));
+    assert_eq!(loaded.settings.instance, "host-1");
+    assert_eq!(loaded.origins["bus.amqp.url"], "AMQP_URL");
+}
+
+#[test]
+fn dev_takes_the_worked_example_into_memory_where_no_file_is() {
+    let url = ("AMQP_URL", "amqp://u:p@prod.example");
+    for scene in [Scene::bare(), Scene::bare().with(&[url])] {
+        let loaded = scene.command(Command::Dev).loaded();
+        assert!(matches!(loaded.settings.backend, Backend::Memory { bytes_max: 268_435_456 }));
+        assert_eq!(loaded.settings.subscriptions.len(), 4);
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+    let own = Scene::new("[bus]\nbackend = \"amqp\"\n").command(Command::Dev).loaded();
+    assert!(matches!(own.settings.backend, Backend::Memory { .. }));
+    assert_eq!(own.warnings[0].key, "bus.backend");
+}
+
+#[test]
+fn flags_win_over_the_environment_over_files() {
+    let file = "[bus]\nbackend = \"memory\"\n[bus.amqp]\nprefetch_count = 1\n[grpc]\nlisten = \"127.0.0.1:1\"\n";
+    let scene = || Scene::new(file).with(&[("BUS__AMQP__PREFETCH_COUNT", "2")]);
+
+    let from_environment = scene().loaded();
+    assert_eq!(from_environment.settings.delivery.prefetch_count, 2);
+    assert_eq!(from_environment.origins["bus.amqp.prefetch_count"], "BUS__AMQP__PREFETCH_COUNT");
+    assert_eq!(from_environment.settings.grpc.listen.port, 1);
+    assert_eq!(from_environment.origins["grpc.listen"], "sidebus.toml:6");
+
+    let mut from_flags = scene().set("bus.amqp.prefetch_count", "3");
+    from_flags.request.flags.listen = Some("127.0.0.1:4".to_owned());
+    let from_flags = from_flags.loaded();
+    assert_eq!(from_flags.settings.delivery.prefetch_count, 3);
+    assert_eq!(from_flags.origins["bus.amqp.prefetch_count"], "--set bus.amqp.prefetch_count");
+    assert_eq!(from_flags.settings.grpc.listen.port, 4);
+    assert_eq!(from_flags.origins["grpc.listen"], "--listen");
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let loaded =
+        Scene::new("[bus]\nbackend = \"memory\"\n").with(&[("BUS_BACKEND", ""), ("BUS__NONSENSE", "")]).loaded();
+    assert!(matches!(loaded.settings.backend, Backend::Memory { .. }));
+}
+
+#[test]
+fn later_files_win_and_a_directory_is_its_toml_files_by_name() {
+    let mut scene = Scene::bare()
+        .file("base.toml", "[bus]\nbackend = \"memory\"\n[bus.amqp]\nprefetch_count = 1\nprefetch_max = 9\n")
+        .file("more/20.toml", "[bus.amqp]\nprefetch_count = 20\n")
+        .file("more/10.toml", "[bus.amqp]\nprefetch_count = 10\n")
+        .file("more/notes.txt", "not TOML");
+    scene.request.files = vec!["base.toml".into(), "more".into()];
+    let loaded = scene.loaded();
+    assert_eq!((loaded.settings.delivery.prefetch_count, loaded.settings.delivery.prefetch_max), (20, 9));
+    assert_eq!(loaded.origins["bus.amqp.prefetch_count"], "more/20.toml:2");
+}
+
+#[test]
+fn files_are_found_by_flag_then_variable_then_place() {
+    let text = |count| format!("[bus]\nbackend = \"memory\"\n[bus.amqp]\nprefetch_count = {count}\n");
+    let mut scene = Scene::bare().file("system.toml", &text(4));
+    scene.request.system_file = scene.dir.path().join("system.toml");
+    let count = |scene: &Scene| scene.loaded().settings.delivery.prefetch_count;
+    assert_eq!(count(&scene), 4);
+    let scene = scene.file("sidebus.toml", &text(3));
+    assert_eq!(count(&scene), 3);
+    let mut scene = scene.file("variable.toml", &text(2)).with(&[("BUS_CONFIG", "variable.toml")]);
+    assert_eq!(count(&scene), 2);
+    scene = scene.file("flag.toml", &text(1));
+    scene.request.files = vec!["flag.toml".into()];
+    assert_eq!(count(&scene), 1);
+}
+
+#[test]
+fn a_dashed_queue_is_reached_from_the_environment() {
+    let scene = Scene::new("[bus]\nbackend = \"memory\"\n[queues.player-projector]\nbindings = [\"old.#\"]\n").with(&[
+        ("BUS__QUEUES__PLAYER_PROJECTOR__BINDINGS", "player.#, hand.#"),
+        ("BUS__QUEUES__PLAYER_PROJECTOR__RETRY__MAX_ATTEMPTS", "8"),
+        ("BUS__QUEUES__NEW_ONE__QUEUE", "Real.Name"),
+        ("BUS__QUEUES__NEW_ONE__BINDINGS", "[{ exchange = \"x\", routing_key = \"a,b\" }]"),
+        ("BUS__QUEUES__NEW_ONE__ARGUMENTS__X_MESSAGE_TTL", "60000"),
+        ("BUS__RETRY__MAX_ATTEMPTS", "3"),
+    ]);
+    let loaded = scene.loaded();
+    assert_eq!(loaded.settings.subscriptions.len(), 2);
+    let player = subscription(&loaded, "player-projector");
+    let patterns: Vec<&str> = player.bindings.iter().map(|binding| binding.routing_key.as_str()).collect();
+    assert_eq!((patterns, player.retry.max_attempts), (vec!["player.#", "hand.#"], 8));
+    let new = subscription(&loaded, "new-one");
+    assert_eq!(new.queue.name.as_str(), "Real.Name");
+    let binding = Binding { exchange: exchange("x"), routing_key: "a,b".to_owned(), arguments: Headers::new() };
+    assert_eq!(new.bindings, [binding]);
+    assert_eq!(new.queue.arguments, Headers::from([("x-message-ttl".to_owned(), Value::Int64(60_000))]));
+    assert_eq!(new.retry.max_attempts, 3);
+}
+
+#[test]
+fn amqp_without_an_address_tries_the_local_broker_and_says_so() {
+    let loaded = Scene::bare().with(&[("BUS_BACKEND", "amqp")]).loaded();
+    assert_eq!(
+        (amqp(&loaded).host.as_str(), amqp(&loaded).port, amqp(&loaded).vhost.as_str()),
+        ("localhost", 5672, "/")
+    );
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].what.contains("AMQP_URL"));
+}
+
+#[test]
+fn the_pod_names_the_instance() {
+    let instance =
+        |variables: &[(&str, &str)]| Scene::bare().with(&[MEMORY]).with(variables).loaded().settings.instance;
+    assert_eq!(instance(&[]), "host-1");
+    assert_eq!(instance(&[("POD_NAME", "p-0"), ("POD_NAMESPACE", "shop")]), "shop/p-0");
+    assert_eq!(instance(&[("POD_NAME", "p-0"), ("BUS__INSTANCE", "mine")]), "mine");
+}
