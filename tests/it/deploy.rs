@@ -1,11 +1,12 @@
 //! The deployment files hold what the documents promise of them. Starts no container: `scripts/image-check.sh` tries the image.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize as _;
 use serde_yaml_ng::{Deserializer, Value};
+use sidebus::config::{Backend, Command, LoadRequest, Settings, load};
 
 const UNKNOWN_PATH: Value = Value::Null;
 
@@ -127,30 +128,53 @@ fn the_image_is_as_the_documents_say() {
 }
 
 #[test]
-fn names_in_the_environment_are_spelled_as_keys() {
-    let names = environment_names();
+fn compose_and_image_give_settings_that_are_accepted() {
+    let compose = documents("deploy/compose.yaml").remove(0);
+    let variables = at(&compose, &["services", "sidebus", "environment"]).as_mapping().unwrap().clone();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let variables = variables.iter().map(|(name, value)| (text(name), text(value)));
 
-    assert!(names.len() >= 5, "{names:?}");
-    for name in names {
-        let fixed =
-            matches!(name.as_str(), "BUS_BACKEND" | "AMQP_URL" | "POD_NAME" | "POD_NAMESPACE" | "SSL_CERT_FILE");
-        assert!(fixed || name.starts_with("BUS__"), "{name} is no setting");
-    }
+    let settings = accepted("", variables.chain(image_environment()).collect());
+
+    assert_eq!(settings.grpc.listen.to_string(), "0.0.0.0:7672");
+    assert!(settings.grpc.handlers_may_declare);
+    assert_eq!(settings.health.listen.unwrap().to_string(), "0.0.0.0:17673");
+    assert!(matches!(settings.backend, Backend::Amqp(amqp) if amqp.host == "rabbitmq"));
 }
 
-/// Every name that the deployment files put into the environment of Sidebus, for whoever can compare them with the settings.
-pub(crate) fn environment_names() -> BTreeSet<String> {
-    let compose = documents("deploy/compose.yaml").remove(0);
-    let of_compose = at(&compose, &["services", "sidebus", "environment"]).as_mapping().unwrap().clone();
-    let of_pod = pod()["initContainers"][0]["env"].as_sequence().cloned().unwrap_or_default();
-    let dockerfile = file("Dockerfile");
-    let of_image = dockerfile.lines().filter_map(|line| line.strip_prefix("ENV ")?.split('=').next());
+#[test]
+fn pod_and_image_give_settings_that_are_accepted() {
+    let url_file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&url_file, "amqps://user:password@broker.example:5671/").unwrap();
+    let config_map = documents("deploy/kubernetes/handler.yaml").remove(0);
+    let file = at(&config_map, &["data", "sidebus.toml"]).as_str().unwrap();
+    let file = file.replace("/etc/sidebus-broker/url", url_file.path().to_str().unwrap());
+    let variables = pod()["initContainers"][0]["env"].as_sequence().cloned().unwrap_or_default();
+    let variables = variables.iter().map(|entry| (entry["name"].as_str().unwrap().to_owned(), "a-name".to_owned()));
 
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let mut names: BTreeSet<String> = of_compose.keys().map(text).collect();
-    names.extend(of_pod.iter().map(|entry| text(&entry["name"])));
-    names.extend(of_image.map(str::to_owned));
-    names
+    let settings = accepted(&file, variables.chain(image_environment()).collect());
+
+    assert_eq!(settings.grpc.listen.to_string(), "127.0.0.1:7672");
+    assert_eq!(settings.health.listen.unwrap().to_string(), "0.0.0.0:17673");
+    assert_eq!(settings.subscriptions.len(), 1);
+    assert!(matches!(settings.backend, Backend::Amqp(amqp) if amqp.tls && amqp.host == "broker.example"));
+}
+
+/// What `sidebus run` makes of a file and an environment; problems end the test with their own words.
+fn accepted(file: &str, environment: BTreeMap<String, String>) -> Settings {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidebus.toml");
+    fs::write(&path, file).unwrap();
+    let mut request = LoadRequest::new(Command::Run, environment, folder.path().to_owned());
+    request.files.push(path);
+    load(&request).unwrap_or_else(|problems| panic!("{problems}")).settings
+}
+
+/// What the image puts into every environment.
+fn image_environment() -> Vec<(String, String)> {
+    let dockerfile = file("Dockerfile");
+    let lines = dockerfile.lines().filter_map(|line| line.strip_prefix("ENV ")?.split_once('='));
+    lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// The pod that the Kubernetes example's deployment makes.

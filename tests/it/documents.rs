@@ -1,8 +1,11 @@
 //! What the documents say of the repository is true: links lead somewhere, shown programs are the real ones, every dependency has
 //! its reason.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use sidebus::config::{Command, LoadRequest, load};
 
 const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
 
@@ -41,6 +44,20 @@ fn the_handler_in_the_readme_is_the_real_one() {
     let (shown, _) = rest.split_once("```").expect("its end");
 
     assert_eq!(shown, file("examples/python/handler.py"));
+}
+
+#[test]
+fn the_settings_in_the_readme_are_accepted() {
+    let readme = file("README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("a TOML block");
+    let (shown, _) = rest.split_once("```").expect("its end");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("sidebus.toml"), shown).unwrap();
+
+    let loaded = load(&LoadRequest::new(Command::Run, BTreeMap::new(), folder.path().to_owned()));
+
+    let settings = loaded.unwrap_or_else(|problems| panic!("{problems}")).settings;
+    assert_eq!(settings.subscriptions.len(), 4);
 }
 
 #[test]
