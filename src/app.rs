@@ -17,7 +17,7 @@ use crate::broker::Broker;
 #[cfg(feature = "amqp")]
 use crate::broker::amqp::{AmqpBroker, AmqpOptions};
 use crate::broker::memory::{MemoryBroker, MemoryOptions};
-use crate::config::{Backend, ListenAddress, Settings, ShutdownSettings};
+use crate::config::{AmqpSettings, Backend, ListenAddress, Settings, ShutdownSettings};
 use crate::domain::delivery_id::ClockTooEarly;
 use crate::domain::readiness::{Mode, Readiness};
 use crate::domain::topology;
@@ -131,15 +131,13 @@ impl App {
         let endpoint = self.broker.endpoint();
         let mut bridge = Bridge::start(bridge_settings(&self.settings, self.broker), &tasks, &phases.watch())?;
         let door = door_settings(&self.settings);
-        let plane =
-            DataPlane::build(bridge.registry.clone(), bridge.publisher.clone(), tasks.clone(), door).await?;
+        let plane = DataPlane::build(bridge.registry.clone(), bridge.publisher.clone(), tasks.clone(), door).await?;
         let mode = match self.settings.health.readiness {
             crate::config::Readiness::ConnectedOnce => Mode::ConnectedOnce,
             crate::config::Readiness::Broker => Mode::Broker,
             crate::config::Readiness::Process => Mode::Process,
         };
-        let probes =
-            Probes::new(bridge.link.clone(), phases.watch(), mode, (endpoint.clone(), self.metrics.clone()));
+        let probes = Probes::new(bridge.link.clone(), phases.watch(), mode, (endpoint.clone(), self.metrics.clone()));
         let health = plane.health();
         serve_data(&tasks, plane, self.grpc, phases.watch());
         for socket in [self.admin, self.health].into_iter().flatten() {
@@ -249,27 +247,35 @@ fn address_of(socket: &TcpListener, key: &'static str) -> Result<SocketAddr, Sta
 fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, StartError> {
     match &settings.backend {
         Backend::Memory { bytes_max } => Ok(Arc::new(MemoryBroker::new(MemoryOptions { bytes_max: *bytes_max }))),
-        #[cfg(feature = "amqp")]
-        Backend::Amqp(amqp) => Ok(Arc::new(AmqpBroker::new(AmqpOptions {
-            tls: amqp.tls,
-            host: amqp.host.clone(),
-            port: amqp.port,
-            vhost: amqp.vhost.clone(),
-            username: amqp.username.clone(),
-            password: amqp.password.clone(),
-            connection_name: format!("sidebus {}", settings.instance),
-            heartbeat: amqp.heartbeat,
-            preflight_timeout: amqp.preflight_timeout,
-            connect_timeout: amqp.connect_timeout,
-            operation_timeout: amqp.operation_timeout,
-            confirm_timeout: settings.publish.confirm_timeout,
-            close_timeout: CLOSE_WITHIN,
-            pool_size_max: amqp.pool_size_max,
-            pool_wait_timeout: amqp.pool_wait_timeout,
-        }))),
-        #[cfg(not(feature = "amqp"))]
-        Backend::Amqp(_) => Err(StartError::NotBuilt("amqp")),
+        Backend::Amqp(amqp) => rabbitmq(amqp, settings),
     }
+}
+
+#[cfg(not(feature = "amqp"))]
+fn rabbitmq(_: &AmqpSettings, _: &Settings) -> Result<Arc<dyn Broker>, StartError> {
+    Err(StartError::NotBuilt("amqp"))
+}
+
+#[cfg(feature = "amqp")]
+#[expect(clippy::unnecessary_wraps, reason = "builds without the feature answer with an error")]
+fn rabbitmq(amqp: &AmqpSettings, settings: &Settings) -> Result<Arc<dyn Broker>, StartError> {
+    Ok(Arc::new(AmqpBroker::new(AmqpOptions {
+        tls: amqp.tls,
+        host: amqp.host.clone(),
+        port: amqp.port,
+        vhost: amqp.vhost.clone(),
+        username: amqp.username.clone(),
+        password: amqp.password.clone(),
+        connection_name: format!("sidebus {}", settings.instance),
+        heartbeat: amqp.heartbeat,
+        preflight_timeout: amqp.preflight_timeout,
+        connect_timeout: amqp.connect_timeout,
+        operation_timeout: amqp.operation_timeout,
+        confirm_timeout: settings.publish.confirm_timeout,
+        close_timeout: CLOSE_WITHIN,
+        pool_size_max: amqp.pool_size_max,
+        pool_wait_timeout: amqp.pool_wait_timeout,
+    })))
 }
 
 /// Graceful close of a connection; then its socket is cut.

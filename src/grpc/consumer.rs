@@ -73,10 +73,7 @@ fn violation(text: &str) -> Problem {
 }
 
 impl Consumer {
-    async fn first_frame(
-        &self,
-        inbound: &mut Streaming<v1::SubscribeRequest>,
-    ) -> Result<v1::SubscribeRequest, Status> {
+    async fn first_frame(&self, inbound: &mut Streaming<v1::SubscribeRequest>) -> Result<v1::SubscribeRequest, Status> {
         let within = self.0.settings.open_timeout;
         match tokio::time::timeout(within, inbound.message()).await {
             Ok(Ok(Some(frame))) => Ok(frame),
@@ -131,9 +128,7 @@ impl Door {
         let mut names = self.registry.names();
         match (names.pop(), names.is_empty()) {
             (Some(only), true) => Ok(only),
-            (last, _) => {
-                Err(Problem::SubscriptionRequired { configured: names.len() + usize::from(last.is_some()) })
-            }
+            (last, _) => Err(Problem::SubscriptionRequired { configured: names.len() + usize::from(last.is_some()) }),
         }
     }
 
@@ -151,9 +146,7 @@ impl Door {
             (Some(known), None) => Ok(known.subscription),
             (Some(known), Some(spec)) => match wire::differences(&known.subscription, spec, &defaults)? {
                 None => Ok(known.subscription),
-                Some(difference) => {
-                    Err(Problem::DeclareDiffers { subscription: name.as_str().to_owned(), difference })
-                }
+                Some(difference) => Err(Problem::DeclareDiffers { subscription: name.as_str().to_owned(), difference }),
             },
             (None, None) => Err(Problem::SubscriptionNotFound(name.as_str().to_owned())),
             (None, Some(_)) if !settings.handlers_may_declare => Err(Problem::NotAllowed {

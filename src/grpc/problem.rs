@@ -6,7 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::broker::{BrokerError, Confirm};
-use crate::domain::message::Message;
+use crate::domain::name::ExchangeName;
 
 /// A field of a request that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,9 +186,10 @@ impl Problem {
     }
 
     /// Why a publication failed; `None` when it is stored.
-    pub fn from_confirm(confirm: Confirm, message: &Message) -> Option<Self> {
-        let exchange = || message.exchange.as_str().to_owned();
-        let routing_key = || message.routing_key.clone();
+    /// `exchange` and `routing_key` are where it was published to.
+    pub fn from_confirm(confirm: Confirm, exchange: &ExchangeName, routing_key: &str) -> Option<Self> {
+        let exchange = || exchange.as_str().to_owned();
+        let routing_key = || routing_key.to_owned();
         match confirm {
             Confirm::Stored => None,
             Confirm::Unroutable => Some(Self::Unroutable { exchange: exchange(), routing_key: routing_key() }),

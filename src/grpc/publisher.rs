@@ -15,6 +15,7 @@ use super::status::publish_status;
 use super::wire::{self, PublishDefaults};
 use crate::bridge::Refusal;
 use crate::broker::{Publication, Routing};
+use crate::domain::name::ExchangeName;
 use crate::runtime::unix_ms;
 
 /// See the module.
@@ -27,10 +28,7 @@ type Results = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Statu
 impl PublisherService for Publisher {
     type PublishStreamStream = Results;
 
-    async fn publish(
-        &self,
-        request: Request<v1::PublishRequest>,
-    ) -> Result<Response<v1::PublishResponse>, Status> {
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let trace = wire::trace_from_metadata(request.metadata());
         let v1::PublishRequest { mut messages, options } = request.into_inner();
         if let Some(trace) = trace {
@@ -45,16 +43,12 @@ impl PublisherService for Publisher {
             now_unix_seconds: unix_ms() / 1_000,
         };
         let messages = wire::batch_from_proto(messages, &defaults, || Uuid::now_v7().to_string())?;
-        let routing = match options.is_some_and(|options| options.allow_unroutable) {
-            true => Routing::Optional,
-            false => Routing::Required,
-        };
+        let may_be_dropped = options.is_some_and(|options| options.allow_unroutable);
+        let routing = if may_be_dropped { Routing::Optional } else { Routing::Required };
         let message_ids: Vec<String> =
             messages.iter().map(|message| message.properties.message_id.clone().unwrap_or_default()).collect();
-        let places: Vec<(String, String)> = messages
-            .iter()
-            .map(|message| (message.exchange.as_str().to_owned(), message.routing_key.clone()))
-            .collect();
+        let places: Vec<(ExchangeName, String)> =
+            messages.iter().map(|message| (message.exchange.clone(), message.routing_key.clone())).collect();
         let publications = messages.into_iter().map(|message| Publication { message, routing }).collect();
         let confirms = self.0.publisher.publish(publications).await.map_err(refused)?;
         let failed = confirms.into_iter().zip(&places).enumerate().filter_map(|(index, (confirm, place))| {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::LaneHandle;
 use super::link::LinkWatch;
-use super::outbox::{FrameLimits, Outbox};
+use super::outbox::Outbox;
 use crate::broker::BrokerError;
 use crate::domain::delivery_id::DeliveryIds;
 use crate::domain::ledger::{DeliveryId, StreamId};
@@ -59,8 +59,6 @@ pub struct AttachRequest {
     pub bytes_max: u64,
     /// Clock of its oldest delivery; `None` = the subscription's.
     pub settle_timeout: Option<Duration>,
-    /// Limits of its frames.
-    pub frame: FrameLimits,
     /// Largest encoded frame that it can receive, in bytes.
     pub frame_bytes_max: u64,
     /// Which results it wants.

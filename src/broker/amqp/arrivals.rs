@@ -85,17 +85,29 @@ impl AmqpArrivals {
         if prefetch == self.prefetch {
             return Ok(());
         }
+        // In force until all is done: a change that fails or is dropped midway may leave a consumer that nobody reads,
+        // and only the end of the channel gives its deliveries back.
+        self.over = Some(BrokerError::ChannelClosed { reason: "a change of the prefetch was given up".to_owned() });
+        if let Err(reason) = self.swap(prefetch).await {
+            self.over = Some(reason.clone());
+            return Err(reason);
+        }
+        self.prefetch = prefetch;
+        self.over = None;
+        self.gather_all().await;
+        Ok(())
+    }
+
+    async fn swap(&mut self, prefetch: Prefetch) -> Result<(), BrokerError> {
         self.shared.qos(prefetch).await?;
         let consumer = self.shared.consume().await?;
-        self.prefetch = prefetch;
         let old = self.active.replace(consumer);
         let tag = old.as_ref().map(Consumer::tag);
         self.retiring.extend(old);
-        if let Some(tag) = tag {
-            self.shared.cancel(tag).await?;
+        match tag {
+            Some(tag) => self.shared.cancel(tag).await,
+            None => Ok(()),
         }
-        self.gather_all().await;
-        Ok(())
     }
 
     /// All that is there, in the order of the channel: two consumers share its tags, each has a buffer of its own.

@@ -52,7 +52,7 @@ pub(super) fn calling(error: &lapin::Error, object: &str) -> BrokerError {
         return BrokerError::SessionLost { reason: error.to_string() };
     };
     match code {
-        code::ACCESS_REFUSED => BrokerError::AccessRefused { action: object.to_owned(), reason },
+        code::ACCESS_REFUSED => BrokerError::AccessRefused { action: format!("access to {object}"), reason },
         code::NOT_FOUND => BrokerError::Missing { object: missing(object, &reason) },
         code::RESOURCE_LOCKED => BrokerError::Locked { object: object.to_owned() },
         code::PRECONDITION_FAILED => BrokerError::Mismatch { object: object.to_owned(), reason },
@@ -123,7 +123,7 @@ mod tests {
                 "PRECONDITION_FAILED - x",
                 BrokerError::Mismatch { object: "queue q".into(), reason: "PRECONDITION_FAILED - x".into() },
             ),
-            (403, "no", BrokerError::AccessRefused { action: "queue q".into(), reason: "no".into() }),
+            (403, "no", BrokerError::AccessRefused { action: "access to queue q".into(), reason: "no".into() }),
             (320, "CONNECTION_FORCED", BrokerError::SessionLost { reason: "CONNECTION_FORCED".into() }),
             (313, "NO_CONSUMERS", BrokerError::ChannelClosed { reason: "NO_CONSUMERS".into() }),
         ] {

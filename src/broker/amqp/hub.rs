@@ -91,6 +91,14 @@ impl Hub {
         Listener { hub: Arc::clone(self), seat, blocked: None, ended: false }.boxed()
     }
 
+    /// Whether the session is still there, as of this moment.
+    ///
+    /// # Errors
+    /// Why it is over. Pooled connections could go on without it, but everything of a session ends with it.
+    pub(super) fn ensure_open(&self) -> Result<(), BrokerError> {
+        self.pump().closed.clone().map_or(Ok(()), Err)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

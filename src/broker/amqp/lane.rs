@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::convert::{TooLong, properties_out, short};
 use super::exchanges::Exchanges;
+use super::hub::Hub;
 use super::started::Started;
 use crate::broker::{BrokerError, Confirm, Lane, Publication, Routing};
 use crate::domain::message::encoded_bytes;
@@ -28,6 +29,7 @@ const HEADER_FRAME_RESERVE_BYTES: usize = 4 * 1024;
 pub(super) struct AmqpLane {
     channel: Channel,
     exchanges: Arc<Exchanges>,
+    hub: Arc<Hub>,
     confirm_timeout: Duration,
     /// The broker's largest frame in bytes; a header frame above it costs the whole connection.
     frame_bytes_max: usize,
@@ -68,15 +70,16 @@ struct Word {
 impl AmqpLane {
     pub(super) fn new(
         channel: Channel,
-        exchanges: Arc<Exchanges>,
+        (exchanges, hub): (Arc<Exchanges>, Arc<Hub>),
         confirm_timeout: Duration,
         frame_bytes_max: u32,
     ) -> Self {
         let frame_bytes_max = usize::try_from(frame_bytes_max).unwrap_or(usize::MAX);
-        Self { channel, exchanges, confirm_timeout, frame_bytes_max, sound: true }
+        Self { channel, exchanges, hub, confirm_timeout, frame_bytes_max, sound: true }
     }
 
     async fn publish_all(&mut self, batch: Vec<Publication>) -> Vec<Confirm> {
+        debug_assert!(ids_differ(&batch), "two messages of one batch have the same id");
         let missing = self.look_up(&batch).await;
         let prepare = |publication| self.prepare(publication, &missing);
         let ready: Vec<_> = batch.iter().map(prepare).collect();
@@ -158,7 +161,7 @@ impl Lane for AmqpLane {
     }
 
     fn is_open(&self) -> bool {
-        self.sound && self.channel.status().connected()
+        self.sound && self.channel.status().connected() && self.hub.ensure_open().is_ok()
     }
 }
 
@@ -234,6 +237,11 @@ fn assign(batch: &[Publication], flights: Vec<Flight<'_>>) -> Vec<Confirm> {
         Some(_) | None => confirm,
     };
     batch.iter().zip(confirms).map(outcome).collect()
+}
+
+fn ids_differ(batch: &[Publication]) -> bool {
+    let mut seen = HashSet::new();
+    batch.iter().filter_map(|publication| publication.message.properties.message_id.as_ref()).all(|id| seen.insert(id))
 }
 
 fn word(confirmation: Confirmation) -> Word {

@@ -5,7 +5,6 @@
 
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -153,7 +152,7 @@ async fn secure(plain: Stream, options: &AmqpOptions) -> Result<Stream, BrokerEr
 }
 
 /// Opens a connection whose socket is ours, from TCP to the virtual host, within `connect_timeout`.
-pub(super) async fn connect(options: &AmqpOptions, role: Role, abandoned: &AtomicUsize) -> Result<Link, BrokerError> {
+pub(super) async fn connect(options: &AmqpOptions, role: Role) -> Result<Link, BrokerError> {
     let (stream, cutter) = open(options, options.connect_timeout).await?;
     let mut guard = CutUnlessDone { cutter: cutter.clone(), done: false };
     let runtime = lapin::runtime::default_runtime().map_err(|error| error::connecting(&error, options))?;
@@ -170,13 +169,10 @@ pub(super) async fn connect(options: &AmqpOptions, role: Role, abandoned: &Atomi
             Ok(Link { connection, cutter })
         }
         Ok(Err(error)) => Err(error::connecting(&error, options)),
-        Err(_) => {
-            abandoned.fetch_add(1, Ordering::Relaxed);
-            Err(BrokerError::TimedOut {
-                operation: format!("the handshake of the {} connection", role.as_str()),
-                within: options.connect_timeout,
-            })
-        }
+        Err(_) => Err(BrokerError::TimedOut {
+            operation: format!("the handshake of the {} connection", role.as_str()),
+            within: options.connect_timeout,
+        }),
     }
 }
 

@@ -46,8 +46,9 @@ impl AmqpBroker {
         Self { options: Arc::new(options), abandoned: Arc::default() }
     }
 
-    /// Connects of lapin that were given up since the start. Those of pooled plain links leave a thread behind each;
-    /// the others are cut. Above 8 the process should say so and leave (failures.md L4).
+    /// Connects of lapin that were given up and could not be cut, since the start: each leaves a thread and a socket
+    /// behind. Only pooled plain links can, the sockets of all others are ours. Above 8 the process should say so and
+    /// end for a restart (failures.md L4).
     pub fn abandoned_connects(&self) -> usize {
         self.abandoned.load(Ordering::Relaxed)
     }

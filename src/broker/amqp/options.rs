@@ -32,7 +32,7 @@ pub struct AmqpOptions {
     pub operation_timeout: Duration,
     /// One batch of publishes, until every confirm is there.
     pub confirm_timeout: Duration,
-    /// The graceful close of a connection that nobody bounded otherwise.
+    /// Most time of the close handshakes, after everything was given back.
     pub close_timeout: Duration,
     /// Connections of the publish pool, and of the admin pool; at least 1.
     pub pool_size_max: usize,

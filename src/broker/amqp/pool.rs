@@ -80,7 +80,7 @@ impl deadpool::managed::Manager for LinkManager {
 
     async fn create(&self) -> Result<Connection, BrokerError> {
         let connection = if self.options.tls {
-            link::connect(&self.options, self.role, &self.abandoned).await?.connection
+            link::connect(&self.options, self.role).await?.connection
         } else {
             preflight(&self.options).await?;
             self.plain().await?

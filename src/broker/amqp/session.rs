@@ -81,9 +81,9 @@ impl AmqpSession {
     ) -> Result<Self, BrokerError> {
         let capabilities = preflight(&options).await?;
         let hub = Arc::new(Hub::default());
-        let consume = link::connect(&options, Role::Consume, abandoned).await?;
+        let (consume, settle) =
+            tokio::try_join!(link::connect(&options, Role::Consume), link::connect(&options, Role::Settle),)?;
         hub.watch_own(&consume);
-        let settle = link::connect(&options, Role::Settle, abandoned).await?;
         hub.watch_own(&settle);
         let (consume, settle) = (Own::from(consume), Own::from(settle));
         let publish = pool::pool(&options, Role::Publish, &hub, abandoned)?;
@@ -113,6 +113,7 @@ impl AmqpSession {
     }
 
     async fn start_consumer(&self, queue: QueueName, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
+        self.hub.ensure_open()?;
         let channel = self.channel(&self.consume.connection).await?;
         let number = self.channels.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(ConsumeChannel::new(
@@ -135,6 +136,7 @@ impl AmqpSession {
     }
 
     async fn open_lane(&self, role: LaneRole) -> Result<Box<dyn Lane>, BrokerError> {
+        self.hub.ensure_open()?;
         let (channel, frame_bytes_max) = match role {
             LaneRole::Publish => {
                 // The pool has the connection back at once: the lane's channel keeps it open.
@@ -148,19 +150,20 @@ impl AmqpSession {
         };
         let select = channel.confirm_select(ConfirmSelectOptions { nowait: false });
         within(self.options.operation_timeout, "confirm.select", select).await?;
-        let exchanges = Arc::clone(&self.exchanges);
-        Ok(Box::new(AmqpLane::new(channel, exchanges, self.options.confirm_timeout, frame_bytes_max)))
+        let shared = (Arc::clone(&self.exchanges), Arc::clone(&self.hub));
+        Ok(Box::new(AmqpLane::new(channel, shared, self.options.confirm_timeout, frame_bytes_max)))
     }
 
     async fn close_within(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         // Whatever fails or is late is cut below; the broker then gives back by itself.
         let _ = timeout_at(deadline, self.give_back()).await;
+        let polite_until = deadline.min(Instant::now() + self.options.close_timeout);
         let polite = async {
             tokio::join!(close(&self.consume.connection), close(&self.settle.connection), close_all(&self.publish));
             close_all(&self.admin).await;
         };
-        let _ = timeout_at(deadline, polite).await;
+        let _ = timeout_at(polite_until, polite).await;
         self.publish.close();
         self.admin.close();
         self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
@@ -184,6 +187,7 @@ impl Session for AmqpSession {
 
     fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>> {
         async move {
+            self.hub.ensure_open()?;
             let site = Site { admin: &self.scratch_admin, consume: &self.scratch_consume, exchanges: &self.exchanges };
             site.apply(&plan).await
         }

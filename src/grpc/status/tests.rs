@@ -150,7 +150,7 @@ fn an_outcome_of_the_broker_becomes_its_reason() {
             Some("NOT_ALLOWED"),
         ),
     ] {
-        let problem = Problem::from_confirm(confirm.clone(), &message());
+        let problem = Problem::from_confirm(confirm.clone(), &message().exchange, &message().routing_key);
         assert_eq!(problem.as_ref().map(|problem| row(problem).reason), expected, "{confirm:?}");
     }
 }

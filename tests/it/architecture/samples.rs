@@ -96,6 +96,8 @@ fn forbidden_arrows_are_found_however_they_are_written() {
             "use super::super::admin;",
             "use crate::broker; fn f() { broker::memory::go() }",
             "use crate::broker::*; use crate::cli::*;",
+            "use crate::stranger; fn f() { stranger::go() }",
+            "use crate::grpc;",
         ],
     );
     finds(rules::arrows, "src/domain/name.rs", &["use crate::runtime::Tasks;", "use crate::broker::Receipt;"]);
@@ -117,7 +119,7 @@ fn arrows_on_the_map_pass() {
     passes(rules::arrows, "src/broker/mod.rs", &["pub mod amqp; mod error; pub use error::BrokerError;"]);
     passes(rules::arrows, "src/grpc/wire.rs", &["use super::super::bridge::Bridge; use super::proto::sidebus::v1;"]);
     passes(rules::arrows, "src/broker/conformance/mod.rs", &["fn f() { $crate::list!($crate::tests) }"]);
-    passes(rules::arrows, "src/main.rs", &["use sidebus::app::App;"]);
+    passes(rules::arrows, "src/main.rs", &["use sidebus::app::App; fn f() { sidebus::install() }"]);
     passes(rules::arrows, "src/lib.rs", &["pub mod app; pub use app::App;"]);
 }
 

@@ -1,7 +1,5 @@
 //! Expiry, limits and dead letters, on paused time.
 
-use std::time::Duration;
-
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, advance};
 
@@ -92,7 +90,7 @@ async fn a_life_of_no_length_is_enough_for_a_consumer_that_is_ready() {
     assert_eq!(bodies(&tap.take(1).await), ["just in time"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_expiration_that_is_no_number_is_refused() {
     let broker = broker();
     let session = session(&broker).await;
@@ -103,7 +101,7 @@ async fn an_expiration_that_is_no_number_is_refused() {
     assert!(matches!(confirms[..], [Confirm::NotSent(_)]), "{confirms:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requeues_are_counted_and_end_at_the_limit() {
     let broker = broker();
     let session = session(&broker).await;
@@ -125,7 +123,7 @@ async fn requeues_are_counted_and_end_at_the_limit() {
     assert_eq!(reason, Some("delivery_limit"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_classic_queue_does_not_count_requeues() {
     let broker = broker();
     let session = session(&broker).await;
@@ -139,7 +137,7 @@ async fn a_classic_queue_does_not_count_requeues() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_queue_without_a_target_drops_what_it_gives_up() {
     let broker = broker();
     let session = session(&broker).await;

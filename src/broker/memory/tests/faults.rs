@@ -5,7 +5,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::*;
 use crate::broker::SessionEvent;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn broken_sessions_give_everything_back_in_order() {
     let broker = broker();
     let first = session(&broker).await;
@@ -29,7 +29,7 @@ async fn broken_sessions_give_everything_back_in_order() {
     assert_eq!(again.iter().map(|d| d.redelivered).collect::<Vec<_>>(), [true, true, true, true, false, false]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn refused_connects_say_why_until_accepted() {
     let broker = broker();
     let error = BrokerError::Unreachable { endpoint: "memory".to_owned(), reason: "switched off".to_owned() };
@@ -39,7 +39,7 @@ async fn refused_connects_say_why_until_accepted() {
     assert!(broker.connect(SessionId(2)).await.is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_blocked_broker_delays_publishes_and_still_settles() {
     let broker = broker();
     let first = session(&broker).await;
@@ -65,7 +65,7 @@ async fn a_blocked_broker_delays_publishes_and_still_settles() {
     assert_eq!(bodies(&tap.take(1).await), ["during"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_publish_that_waits_out_an_alarm_hears_of_the_end() {
     let broker = broker();
     let session = session(&broker).await;
@@ -80,7 +80,7 @@ async fn a_publish_that_waits_out_an_alarm_hears_of_the_end() {
     assert_depth(&broker, &work, 0, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_confirm_stores_the_message_and_closes_the_lane() {
     let broker = broker();
     let session = session(&broker).await;
@@ -97,7 +97,7 @@ async fn a_lost_confirm_stores_the_message_and_closes_the_lane() {
     assert_eq!(publish(&session, vec![to(&work, "e")]).await, [Confirm::Stored]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deleted_queue_cancels_its_consumers_and_frees_its_bytes() {
     let broker = MemoryBroker::new(MemoryOptions { bytes_max: 4 });
     let session = session(&broker).await;
@@ -118,7 +118,7 @@ async fn a_deleted_queue_cancels_its_consumers_and_frees_its_bytes() {
     fill(&session, &work, &["abcd"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_byte_bound_refuses_and_recovers() {
     let broker = MemoryBroker::new(MemoryOptions { bytes_max: 5 });
     let session = session(&broker).await;

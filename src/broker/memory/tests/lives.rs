@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::subscription::Binding;
 use crate::domain::topology::{Exchange, ExchangeKind};
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_session_ends_with_the_last_of_its_parts() {
     let broker = broker();
     let watcher = session(&broker).await;
@@ -21,7 +21,7 @@ async fn a_session_ends_with_the_last_of_its_parts() {
     assert_depth(&broker, &work, 1, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn dropped_arrivals_give_back_only_the_untaken() {
     let broker = broker();
     let session = session(&broker).await;
@@ -35,7 +35,7 @@ async fn dropped_arrivals_give_back_only_the_untaken() {
     assert_depth(&broker, &work, 2, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn receipts_of_another_channel_are_stale_and_settle_nothing() {
     let broker = broker();
     let session = session(&broker).await;
@@ -49,7 +49,7 @@ async fn receipts_of_another_channel_are_stale_and_settle_nothing() {
     assert_depth(&broker, &work, 0, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn consumers_take_turns() {
     let broker = broker();
     let session = session(&broker).await;
@@ -63,7 +63,7 @@ async fn consumers_take_turns() {
     assert_eq!(bodies(&two.take(2).await), ["b", "d"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_consumer_is_passed_over() {
     let broker = broker();
     let session = session(&broker).await;
@@ -75,7 +75,7 @@ async fn a_full_consumer_is_passed_over() {
     assert_eq!(bodies(&large.take(3).await), ["b", "c", "d"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_exclusive_queue_is_gone_before_others_are_served() {
     let broker = broker();
     let owner = session(&broker).await;
@@ -91,7 +91,7 @@ async fn an_exclusive_queue_is_gone_before_others_are_served() {
     assert_eq!(create(&other, vec![Step::Queue(own)]).await, Ok(created));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_exchange_of_another_kind_is_a_mismatch() {
     let broker = broker();
     let session = session(&broker).await;
@@ -104,7 +104,7 @@ async fn an_exchange_of_another_kind_is_a_mismatch() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_shared_queue_does_not_become_exclusive() {
     let broker = broker();
     let session = session(&broker).await;
@@ -115,7 +115,7 @@ async fn a_shared_queue_does_not_become_exclusive() {
     assert!(matches!(found, Err(BrokerError::Mismatch { .. })), "{found:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_internal_exchange_takes_no_publishes() {
     let broker = broker();
     let session = session(&broker).await;
@@ -128,7 +128,7 @@ async fn an_internal_exchange_takes_no_publishes() {
     assert!(matches!(confirms[..], [Confirm::NotSent(BrokerError::AccessRefused { .. })]), "{confirms:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_auto_delete_exchange_goes_with_its_last_queue() {
     let broker = broker();
     let session = session(&broker).await;
@@ -146,7 +146,7 @@ async fn an_auto_delete_exchange_goes_with_its_last_queue() {
     assert_eq!(publish(&session, vec![publication]).await, [Confirm::ExchangeMissing(exchange.name)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn floats_that_are_not_finite_keep_their_bits() {
     let broker = broker();
     let session = session(&broker).await;
@@ -164,7 +164,7 @@ async fn floats_that_are_not_finite_keep_their_bits() {
     assert_eq!((f.to_bits(), d.to_bits()), (float.to_bits(), double.to_bits()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_is_shared_and_never_copied() {
     let broker = broker();
     let session = session(&broker).await;

@@ -1,0 +1,86 @@
+//! `sidebus run`: the daemon.
+
+use tracing::{info, warn};
+
+use super::args::RunArgs;
+use super::console::Console;
+use super::exit::ExitStatus;
+use super::settings;
+use crate::app::{App, Ended, StartError};
+use crate::config::{Command, Loaded, LogFormat};
+use crate::runtime::Signals;
+use crate::telemetry::{logs, metrics};
+
+/// Runs until SIGTERM or SIGINT, drains, ends; a second signal ends it at once.
+pub(super) async fn run(args: &RunArgs, console: &mut Console<'_>) -> ExitStatus {
+    let loaded = match settings::load(Command::Run, &args.settings, console) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    let app = match prepare(&loaded, console).await {
+        Ok(app) => app,
+        Err(status) => return status,
+    };
+    serve(app, console).await
+}
+
+/// Begins logs and metrics and binds every socket.
+///
+/// # Errors
+/// The exit status, after the reason was said.
+pub(super) async fn prepare(loaded: &Loaded, console: &mut Console<'_>) -> Result<App, ExitStatus> {
+    let settings = &loaded.settings;
+    let format = match settings.log.format {
+        LogFormat::Auto => logs::Format::Auto,
+        LogFormat::Human => logs::Format::Human,
+        LogFormat::Json => logs::Format::Json,
+    };
+    if let Err(error) = logs::begin(&settings.log.filter, format) {
+        console.say(format_args!("{error}; hint: write directives such as info,sidebus::bridge=debug"));
+        return Err(ExitStatus::Settings);
+    }
+    for warning in &loaded.warnings {
+        warn!(setting = %warning.key, origin = %warning.origin, "{}", warning.what);
+    }
+    let handle = match metrics::install(env!("CARGO_PKG_VERSION")) {
+        Ok(handle) => handle,
+        Err(error) => {
+            console.say(format_args!("metrics cannot begin: {error}"));
+            return Err(ExitStatus::Bug);
+        }
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), instance = %settings.instance, "starting");
+    App::bind(settings.clone(), handle).await.map_err(|error| start_failed(&error, console))
+}
+
+/// Runs a bound process until a signal.
+pub(super) async fn serve(app: App, console: &mut Console<'_>) -> ExitStatus {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            console.say(format_args!("signals cannot be listened for: {error}"));
+            return ExitStatus::Failed;
+        }
+    };
+    let stop = async || {
+        let signal = signals.next().await;
+        info!(signal = signal.as_str(), "asked to stop");
+    };
+    match app.run(stop).await {
+        Ok(Ended::Drained) => ExitStatus::Ok,
+        Ok(Ended::Interrupted) => ExitStatus::Interrupted,
+        Ok(Ended::Bug(failure)) => {
+            console.say(format_args!("task {} panicked: {}; this is a bug", failure.task, failure.text));
+            ExitStatus::Bug
+        }
+        Err(error) => start_failed(&error, console),
+    }
+}
+
+fn start_failed(error: &StartError, console: &mut Console<'_>) -> ExitStatus {
+    console.say(error);
+    match error {
+        StartError::NotBuilt(_) => ExitStatus::Settings,
+        StartError::Bind { .. } | StartError::Clock(_) | StartError::Serve(_) => ExitStatus::Failed,
+    }
+}

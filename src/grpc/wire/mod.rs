@@ -1,0 +1,44 @@
+//! Conversions between `sidebus.v1` and the domain, both ways, with every rule of the contract's comments.
+//!
+//! Knows no transport, no stream and no broker. Nothing here panics, whatever comes in from either side.
+
+mod decimal;
+mod declare;
+mod delivery;
+mod difference;
+mod header;
+mod incoming;
+mod open;
+mod outgoing;
+mod publish;
+mod time;
+mod trace;
+mod verdict;
+mod violations;
+
+pub use declare::{DeclareDefaults, subscription_from_proto};
+pub use delivery::{DeliveryParts, ShownDelivery, delivery_to_proto, failure_to_proto};
+pub use difference::differences;
+pub use incoming::{MessageProblem, PublishDefaults, PublishLimits, message_from_proto};
+pub use open::{BatchTerms, OpenRequest, ResultMode, WindowChange, flow_from_proto, open_from_proto};
+pub use outgoing::{ShownMessage, deaths_to_proto, message_to_proto};
+pub use publish::{MESSAGES_MAX, batch_from_proto, failure_kind};
+pub use time::duration_to_proto;
+pub use trace::trace_from_metadata;
+pub use verdict::{IDS_MAX, InvalidVerdict, extension_from_proto, settlement_from_proto};
+
+/// How the nameless exchange of AMQP is written on gRPC, where the empty name means "the configured one".
+pub const NAMELESS_EXCHANGE: &str = "@default";
+/// Header that carries `Message.ordering_key`.
+pub const ORDERING_KEY_HEADER: &str = "x-sidebus-key";
+/// Header that carries `Message.causation_id`.
+pub const CAUSATION_ID_HEADER: &str = "x-sidebus-causation-id";
+/// Longest short string of AMQP in bytes: properties, names, keys.
+const SHORT_BYTES_MAX: usize = 255;
+/// Longest name of a header in bytes.
+const HEADER_NAME_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! What the port promises of consumers, where RabbitMQ and lapin have traps of their own.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use sidebus::broker::amqp::{AmqpBroker, AmqpOptions};
+use sidebus::broker::conformance::Lab;
+use sidebus::broker::{
+    Arrivals, Broker, BrokerError, Confirm, ConsumeOptions, Incoming, LaneRole, Prefetch, Proof, Session, SessionEvent,
+    SessionId, Settled, Settlement,
+};
+use tokio::time::timeout;
+
+use crate::lab::{PATIENCE, RabbitLab, declare, number, to_queue};
+use crate::support::rabbitmq::{BrokerHandle, SharedBroker};
+
+fn options(prefetch: u16) -> ConsumeOptions {
+    ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false }
+}
+
+async fn fill(session: &dyn Session, queue: &str, count: u64) {
+    let mut lane = session.lane(LaneRole::Settle).await.expect("a lane");
+    let outcomes = lane.publish((0..count).map(|id| to_queue(queue, id)).collect()).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Confirm::Stored), "{outcomes:?}");
+}
+
+/// Takes deliveries until there are `count`.
+async fn take(arrivals: &mut dyn Arrivals, count: usize) -> Vec<Incoming> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let room = count - taken.len();
+        let batch = timeout(PATIENCE, arrivals.next_batch(room)).await.expect("more arrives");
+        taken.extend(batch.expect("the consumer lives"));
+    }
+    taken
+}
+
+fn acks(taken: Vec<Incoming>) -> Vec<(sidebus::broker::Receipt, Settlement)> {
+    taken.into_iter().map(|incoming| (incoming.receipt, Settlement::Ack)).collect()
+}
+
+#[tokio::test]
+async fn a_changed_prefetch_loses_nothing_and_keeps_the_order() {
+    let lab = RabbitLab::new().await;
+    let (session, queue) = (lab.session().await, lab.queue("work"));
+    declare(&*session, &queue).await;
+    fill(&*session, queue.as_str(), 300).await;
+    let (mut arrivals, mut settler) = session.consume(queue, options(20)).await.expect("a consumer");
+    let mut taken = take(&mut *arrivals, 5).await;
+    for prefetch in [100, 1, 7, 2_000] {
+        arrivals.set_prefetch(Prefetch::new(prefetch)).await.expect("a new prefetch");
+        let more = take(&mut *arrivals, 5).await;
+        taken.extend(more);
+    }
+    let numbers: Vec<u64> = taken.iter().map(number).collect();
+    assert_eq!(numbers, (0..25).collect::<Vec<_>>());
+    let settled = settler.settle(acks(taken), Proof::Read).await;
+    assert!(settled.iter().all(|one| *one == Settled::Applied), "receipts of older consumers stay good");
+    let rest = take(&mut *arrivals, 275).await;
+    assert!(rest.iter().map(number).eq(25..300) && rest.iter().all(|incoming| !incoming.redelivered));
+}
+
+#[tokio::test]
+async fn cancel_gives_back_what_nobody_took_and_receipts_stay_good() {
+    let lab = RabbitLab::new().await;
+    let (session, queue) = (lab.session().await, lab.queue("work"));
+    declare(&*session, &queue).await;
+    fill(&*session, queue.as_str(), 10).await;
+    let (mut arrivals, mut settler) = session.consume(queue.clone(), options(10)).await.expect("a consumer");
+    let taken = take(&mut *arrivals, 4).await;
+    arrivals.cancel().await.expect("a cancel");
+    let end = arrivals.next_batch(1).await;
+    assert!(matches!(end, Err(BrokerError::ConsumerCancelled { .. })), "{end:?}");
+
+    let (mut others, _settler) = session.consume(queue, options(20)).await.expect("another consumer");
+    let rest: BTreeSet<u64> = take(&mut *others, 6).await.iter().map(number).collect();
+    assert_eq!(rest, (4..10).collect());
+    let settled = settler.settle(acks(taken), Proof::Read).await;
+    assert_eq!(settled, vec![Settled::Applied; 4]);
+}
+
+#[tokio::test]
+async fn a_missing_queue_is_named() {
+    let lab = RabbitLab::new().await;
+    let (session, queue) = (lab.session().await, lab.queue("nowhere"));
+    let refused = session.consume(queue.clone(), options(1)).await.map(|_| ());
+    assert_eq!(refused, Err(BrokerError::Missing { object: format!("queue {queue}") }));
+}
+
+#[tokio::test]
+async fn a_deleted_queue_ends_its_consumer_alone() {
+    let lab = RabbitLab::new().await;
+    let (session, gone, stays) = (lab.session().await, lab.queue("gone"), lab.queue("stays"));
+    declare(&*session, &gone).await;
+    declare(&*session, &stays).await;
+    let (mut lost, _lost) = session.consume(gone.clone(), options(1)).await.expect("a consumer");
+    let (mut kept, _kept) = session.consume(stays.clone(), options(1)).await.expect("a consumer");
+    lab.delete_queue(&gone).await;
+    for _ in 0..2 {
+        let end = timeout(PATIENCE, lost.next_batch(1)).await.expect("an end, each time that somebody asks");
+        assert_eq!(end.map(|_| ()), Err(BrokerError::ConsumerCancelled { queue: gone.as_str().to_owned() }));
+    }
+    fill(&*session, stays.as_str(), 1).await;
+    assert_eq!(take(&mut *kept, 1).await.len(), 1);
+}
+
+fn broker_of(shared: &SharedBroker, confirm_timeout: Duration) -> AmqpBroker {
+    AmqpBroker::new(AmqpOptions { confirm_timeout, ..shared.options() })
+}
+
+#[tokio::test]
+async fn a_killed_broker_ends_the_session_and_comes_back_with_everything_confirmed() {
+    let mut shared = SharedBroker::private(BrokerHandle::start().await);
+    let broker = broker_of(&shared, PATIENCE);
+    let session = broker.connect(SessionId(1)).await.expect("a session");
+    let queue = sidebus::domain::name::QueueName::parse("work").expect("a good name");
+    declare(&*session, &queue).await;
+    fill(&*session, "work", 10).await;
+    let (mut arrivals, mut settler) = session.consume(queue.clone(), options(10)).await.expect("a consumer");
+    let taken = take(&mut *arrivals, 10).await;
+    let mut events = session.events();
+
+    shared.node.as_mut().expect("a private node").kill();
+    let event = timeout(PATIENCE, events.next()).await.expect("the end is told");
+    assert!(matches!(event, Some(SessionEvent::Closed(BrokerError::SessionLost { .. }))), "{event:?}");
+    let end = timeout(PATIENCE, arrivals.next_batch(1)).await.expect("arrivals end");
+    assert!(matches!(end, Err(BrokerError::SessionLost { .. })), "{end:?}");
+    assert_eq!(settler.settle(acks(taken), Proof::Written).await, vec![Settled::Stale; 10]);
+
+    shared.node.as_mut().expect("a private node").restart().await;
+    let session = broker.connect(SessionId(2)).await.expect("a session again");
+    let (mut arrivals, _settler) = session.consume(queue, options(10)).await.expect("a consumer");
+    let again = take(&mut *arrivals, 10).await;
+    assert!(again.iter().all(|incoming| incoming.redelivered));
+}
+
+#[tokio::test]
+async fn an_alarm_blocks_publishes_and_lets_acks_through() {
+    let shared = SharedBroker::private(BrokerHandle::start().await);
+    let node = shared.node.as_ref().expect("a private node");
+    let session = broker_of(&shared, Duration::from_secs(2)).connect(SessionId(1)).await.expect("a session");
+    let queue = sidebus::domain::name::QueueName::parse("work").expect("a good name");
+    declare(&*session, &queue).await;
+    fill(&*session, "work", 1).await;
+    let (mut arrivals, mut settler) = session.consume(queue, options(10)).await.expect("a consumer");
+    let mut events = session.events();
+    let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
+    assert_eq!(lane.publish(vec![to_queue("work", 1)]).await, [Confirm::Stored]);
+
+    node.ctl(&["set_vm_memory_high_watermark", "0"]).await;
+    // RabbitMQ blocks a connection when it publishes.
+    assert_eq!(lane.publish(vec![to_queue("work", 2)]).await, [Confirm::TimedOut]);
+    assert!(!lane.is_open());
+    let event = timeout(PATIENCE, events.next()).await.expect("the alarm is told");
+    assert!(matches!(event, Some(SessionEvent::Blocked(_))), "{event:?}");
+    let taken = take(&mut *arrivals, 2).await;
+    assert_eq!(settler.settle(acks(taken), Proof::Read).await, vec![Settled::Applied; 2]);
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    let event = timeout(PATIENCE, events.next()).await.expect("the end of the alarm is told");
+    assert_eq!(event, Some(SessionEvent::Unblocked));
+    timeout(PATIENCE, session.close(Duration::from_secs(2))).await.expect("close is bounded");
+}

@@ -1,0 +1,15 @@
+//! Tests of the RabbitMQ backend against a real broker.
+//!
+//! Runs on its own: a private broker is started where `BUS_TEST_AMQP_URL` names none.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests and their helpers fail by panicking")]
+
+mod conformance;
+mod connecting;
+mod consuming;
+mod declaring;
+mod lab;
+mod publishing;
+mod traps;
+
+#[path = "../support/mod.rs"]
+mod support;
