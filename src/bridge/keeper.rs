@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::link::{LinkTell, Live};
 use crate::broker::{Broker, BrokerError, ErrorClass, Session, SessionEvent, SessionId};
 use crate::domain::backoff::full_jitter;
+use crate::domain::name::SubscriptionName;
 use crate::domain::topology::Plan;
 use crate::runtime::{Phase, PhaseWatch};
 use crate::telemetry::metrics;
@@ -25,6 +26,8 @@ pub(super) struct Keeper {
     pub(super) broker: Arc<dyn Broker>,
     /// What all subscriptions share, applied in every session.
     pub(super) shared: Arc<Plan>,
+    /// The own part of each configured subscription: its queue must be there before the first publish, handler or not.
+    pub(super) subscriptions: Vec<(SubscriptionName, Arc<Plan>)>,
     /// Shortest and longest wait between two tries.
     pub(super) backoff: (Duration, Duration),
     /// How long a session may take to close.
@@ -77,11 +80,24 @@ impl Keeper {
         match session.apply(Arc::clone(&self.shared)).await {
             Ok(findings) => {
                 info!(session = %id, created = ?findings.created, adopted = ?findings.adopted, "shared topology ready");
+                self.prepare(id, session.as_ref()).await;
                 Ok(session)
             }
             Err(error) => {
                 session.close(self.close_within).await;
                 Err(error)
+            }
+        }
+    }
+
+    /// A subscription that cannot be prepared stops nobody else: its own task tries again, and tells its handlers.
+    async fn prepare(&self, id: SessionId, session: &dyn Session) {
+        for (subscription, plan) in &self.subscriptions {
+            match session.apply(Arc::clone(plan)).await {
+                Ok(findings) => {
+                    info!(session = %id, %subscription, created = ?findings.created, adopted = ?findings.adopted, "topology ready");
+                }
+                Err(error) => warn!(session = %id, %subscription, %error, hint = error.hint(), "topology not ready"),
             }
         }
     }

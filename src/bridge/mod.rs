@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::broker::{Broker, LaneRole};
 use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
 use crate::domain::subscription::Subscription;
-use crate::domain::topology::{Plan, TopologyMode};
+use crate::domain::topology::{self, Plan, TopologyMode};
 use crate::runtime::{PhaseWatch, TaskKind, Tasks, unix_ms};
 
 mod keeper;
@@ -73,9 +73,14 @@ impl Bridge {
     pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Result<Self, ClockTooEarly> {
         let ids = DeliveryIds::begin(unix_ms())?;
         let (tell, link) = link::link();
+        let own_part = |subscription: &Subscription| {
+            let plan = topology::subscription(settings.topology, subscription);
+            (subscription.name.clone(), Arc::new(plan))
+        };
         let keeper = keeper::Keeper {
             broker: settings.broker,
             shared: Arc::new(settings.shared),
+            subscriptions: settings.subscriptions.iter().map(own_part).collect(),
             backoff: settings.reconnect,
             close_within: settings.close_within,
         };

@@ -12,11 +12,13 @@ use super::run as daemon;
 use super::settings;
 use crate::app::{Addresses, App};
 use crate::config::{Command, Settings};
-use crate::grpc::client::{Client, ClientError, Next, Outgoing, Source};
+use crate::grpc::client::{Client, ClientError, ErrorKind, Next, Outgoing, Source};
 
 /// Sample messages a second, and in all: nobody consumes three of the four queues, and memory is not endless.
 const EVERY: Duration = Duration::from_secs(1);
 const MESSAGES_MAX: u32 = 10_000;
+/// Samples that may fail while everything begins.
+const WARM_UP: u32 = 10;
 /// What is published, in turn.
 const SAMPLES: [(&str, &str); 4] = [
     ("player.PlayerRegistered", r#"{"player":"ada","email":"ada@example.com"}"#),
@@ -72,9 +74,11 @@ async fn serve(app: App, args: &DevArgs, addresses: Addresses, console: &mut Con
     };
     tokio::pin!(daemon);
     tokio::select! {
+        biased;
         status = &mut daemon => return status,
-        // The samples have ended, or the sidecar drains; it goes on without them.
-        _ = traffic => {}
+        ended = traffic => if let Err(error) = ended {
+            tracing::warn!(%error, "sample traffic has ended; the sidecar goes on");
+        },
     }
     daemon.await
 }
@@ -92,7 +96,7 @@ fn banner(settings: &Settings, addresses: Addresses) -> String {
     let _ = writeln!(text, "  exchange                  {}", settings.exchange.name);
     for subscription in &settings.subscriptions {
         let keys: Vec<&str> = subscription.bindings.iter().map(|binding| binding.routing_key.as_str()).collect();
-        let _ = writeln!(text, "  subscription              {:<20} {}", subscription.name, keys.join(", "));
+        let _ = writeln!(text, "  subscription              {:<20} {}", subscription.name.as_str(), keys.join(", "));
     }
     let _ = writeln!(text, "try");
     let _ = writeln!(text, "  sidebus sub --endpoint {grpc} --subscription player-projector");
@@ -113,7 +117,12 @@ async fn publish(endpoint: &str) -> Result<(), ClientError> {
             body: bytes::Bytes::from_static(body.as_bytes()),
             ..Outgoing::default()
         };
-        client.publish(vec![message]).await?;
+        match client.publish(vec![message]).await {
+            Ok(_) => {}
+            // The session is not there yet: samples may be skipped.
+            Err(error) if number < WARM_UP && error.kind != ErrorKind::NoSidecar => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -23,6 +23,9 @@ enum Command {
     Sub(SubscribeArgs),
 }
 
+/// Longer than any command here takes: a hang is a failure, not a wait.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Exit status, data, words.
 type Told = (ExitStatus, String, String);
 
@@ -37,10 +40,13 @@ async fn run_with(
     let mut words = Vec::new();
     let mut input = input.as_bytes();
     let mut console = Console { input: &mut input, output, words: &mut words };
-    let status = match Command::try_parse_from(line).expect("a command line") {
-        Command::Pub(args) => publish::run(args, &mut console, stop).await,
-        Command::Sub(args) => subscribe::run(args, &mut console, stop).await,
+    let ended = async {
+        match Command::try_parse_from(line).expect("a command line") {
+            Command::Pub(args) => publish::run(args, &mut console, stop).await,
+            Command::Sub(args) => subscribe::run(args, &mut console, stop).await,
+        }
     };
+    let status = tokio::time::timeout(PATIENCE, ended).await.expect("a command must end");
     (status, String::from_utf8(words).expect("words"))
 }
 
@@ -249,8 +255,7 @@ impl Write for Signal {
 #[tokio::test]
 async fn a_command_gives_up_in_time() {
     let fake = Fake::start(Script::default()).await;
-    let within = tokio::time::timeout(Duration::from_secs(20), run(&["sub", "#", "--timeout", "50ms"], &fake, ""));
-    let (status, _, words) = within.await.expect("in time");
+    let (status, _, words) = run(&["sub", "#", "--timeout", "50ms"], &fake, "").await;
     assert_eq!(status, ExitStatus::Timeout);
     assert!(words.contains("TIMEOUT"), "{words}");
     let (status, _) = run_with(&["pub", "k", "x"], &fake.endpoint, "", &mut Vec::new(), ready(())).await;
