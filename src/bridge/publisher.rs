@@ -1,6 +1,6 @@
 //! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::lane::{self, LaneHandle, LaneTerms};
 use super::link::LinkWatch;
 use crate::broker::{Confirm, LaneRole, Publication};
+use crate::domain::name::ExchangeName;
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics;
 
@@ -57,7 +58,7 @@ struct Shared {
     limits: PublishLimits,
     link: LinkWatch,
     phase: PhaseWatch,
-    labels: Mutex<BTreeSet<String>>,
+    labels: Mutex<BTreeSet<ExchangeName>>,
 }
 
 impl Publisher {
@@ -86,13 +87,13 @@ impl Publisher {
     /// Nothing was sent: the sidecar stops, the broker is blocked, or too much is in flight.
     pub async fn publish(&self, publications: Vec<Publication>) -> Result<Vec<Confirm>, Refusal> {
         let shared = &self.shared;
-        let exchanges: Vec<String> = publications.iter().map(|p| p.message.exchange.as_str().to_owned()).collect();
+        let exchanges: Vec<ExchangeName> = publications.iter().map(|p| p.message.exchange.clone()).collect();
         if shared.phase.now() >= Phase::GiveBack {
-            self.count(exchanges.iter(), "draining");
+            self.count(exchanges.iter().map(|exchange| (exchange, "draining")));
             return Err(Refusal::Draining);
         }
         if let Some(reason) = shared.link.now().blocked {
-            self.count(exchanges.iter(), "blocked");
+            self.count(exchanges.iter().map(|exchange| (exchange, "blocked")));
             return Err(Refusal::Blocked(reason));
         }
         let Some(_permits) = self.permits(&publications) else {
@@ -107,9 +108,7 @@ impl Publisher {
         for answer in answers {
             confirms.push(answer.await.unwrap_or(Confirm::Lost));
         }
-        for (exchange, confirm) in exchanges.iter().zip(&confirms) {
-            self.count(std::iter::once(exchange), result_label(confirm));
-        }
+        self.count(exchanges.iter().zip(confirms.iter().map(result_label)));
         Ok(confirms)
     }
 
@@ -124,13 +123,16 @@ impl Publisher {
         Some((messages, kib))
     }
 
-    fn count<'a>(&self, exchanges: impl Iterator<Item = &'a String>, result: &'static str) {
-        for exchange in exchanges {
-            let is_known = {
-                let mut labels = self.shared.labels.lock().unwrap_or_else(PoisonError::into_inner);
-                labels.contains(exchange) || (labels.len() < EXCHANGE_LABELS_MAX && labels.insert(exchange.clone()))
-            };
-            metrics::published(if is_known { exchange } else { "other" }, result, 1);
+    fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {
+        let mut counts: BTreeMap<(&ExchangeName, &'static str), u64> = BTreeMap::new();
+        for result in results {
+            *counts.entry(result).or_default() += 1;
+        }
+        let mut labels = self.shared.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((exchange, result), count) in counts {
+            let is_known =
+                labels.contains(exchange) || (labels.len() < EXCHANGE_LABELS_MAX && labels.insert(exchange.clone()));
+            metrics::published(if is_known { exchange.as_str() } else { "other" }, result, count);
         }
     }
 }

@@ -33,6 +33,7 @@ impl Pump {
     }
 
     fn started(&mut self, started: Started) {
+        self.is_status_due = true;
         info!(
             subscription = %self.subscription.name, queue = %self.subscription.queue.name,
             prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
@@ -54,7 +55,7 @@ impl Pump {
                 metrics::headers_distrusted(seen.distrusted_headers);
             }
             let size = size_of(&seen);
-            let load = Load { receipt, seen: Arc::new(seen), redelivered, arrived: now, handed: now };
+            let load = Load { receipt, seen: Arc::new(seen), redelivered, size, arrived: now, handed: now };
             self.ledger.arrive(now.into_std(), load, size);
         }
     }
@@ -76,6 +77,7 @@ impl Pump {
     }
 
     fn consumer_failed(&mut self, error: BrokerError) {
+        self.is_status_due = true;
         let failures = self.trouble.as_ref().map_or(1, |(_, failures)| failures.saturating_add(1));
         let wait = full_jitter(failures, CONSUME_BACKOFF, fastrand::f64());
         warn!(
@@ -105,6 +107,7 @@ impl Pump {
     }
 
     pub(super) fn link_changed(&mut self) {
+        self.is_status_due = true;
         let live = self.link.live().map(|live| live.id);
         if self.intake.session().is_some() && self.intake.session() != live {
             self.intake = Intake::Idle { retry_at: None };

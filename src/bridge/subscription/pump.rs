@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use metrics::Counter;
+use metrics::{Counter, Histogram};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -38,6 +38,7 @@ pub(super) struct Load {
     pub receipt: Receipt,
     pub seen: Arc<Seen>,
     pub redelivered: bool,
+    pub size: Size,
     pub arrived: Instant,
     pub handed: Instant,
 }
@@ -67,6 +68,8 @@ pub(super) struct Pump {
     pub(super) metrics: SubscriptionMetrics,
     pub(super) intake: Intake,
     pub(super) status: Status,
+    /// The link or the consumer has changed since the status was told.
+    pub(super) is_status_due: bool,
     commands: mpsc::Receiver<Command>,
     /// The session that the deliveries in the ledger belong to.
     pub(super) session: Option<SessionId>,
@@ -74,6 +77,7 @@ pub(super) struct Pump {
     pub(super) trouble: Option<(BrokerError, u32)>,
     pub(super) prefetch_due: Option<Instant>,
     counters: HashMap<(VerdictKind, Source, bool), Counter>,
+    timers: HashMap<VerdictKind, Histogram>,
     _alive: mpsc::Sender<std::convert::Infallible>,
 }
 
@@ -99,10 +103,12 @@ impl Pump {
             copies: FuturesUnordered::new(),
             intake: Intake::Idle { retry_at: None },
             status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
+            is_status_due: true,
             session: None,
             trouble: None,
             prefetch_due: None,
             counters: HashMap::new(),
+            timers: HashMap::new(),
             _alive: parts.alive,
         }
     }
@@ -192,15 +198,22 @@ impl Pump {
             let mut ids = self.context.ids.lock().unwrap_or_else(PoisonError::into_inner);
             self.ledger.dispatch(now.into_std(), || ids.take(1))
         };
+        let mut handouts: BTreeMap<StreamId, Vec<Handout>> = BTreeMap::new();
         for (stream, id) in granted {
-            let (Some(load), Some(peer)) = (self.ledger.load_mut(id), self.peers.get(&stream)) else { continue };
+            let Some(load) = self.ledger.load_mut(id) else { continue };
             load.handed = now;
             self.metrics.deliveries.increment(1);
             if load.redelivered {
                 self.metrics.redeliveries.increment(1);
             }
-            let size = size_of(&load.seen);
-            peer.outbox.deliver([Handout { id, seen: Arc::clone(&load.seen), redelivered: load.redelivered, size }]);
+            let (seen, redelivered, size) = (Arc::clone(&load.seen), load.redelivered, load.size);
+            handouts.entry(stream).or_default().push(Handout { id, seen, redelivered, size });
+        }
+        for (stream, handouts) in handouts {
+            // One lock and one wake for all of them, so that they travel in one frame.
+            if let Some(peer) = self.peers.get(&stream) {
+                peer.outbox.deliver(handouts);
+            }
         }
     }
 
@@ -227,8 +240,21 @@ impl Pump {
         counter.increment(1);
     }
 
+    pub(super) fn time_handling(&mut self, verdict: VerdictKind, handed: Instant) {
+        let metrics = &self.metrics;
+        let timer = self.timers.entry(verdict).or_insert_with(|| metrics.handler_seconds(verdict.as_str()));
+        timer.record(handed.elapsed().as_secs_f64());
+    }
+
     pub(super) fn tell_status(&mut self) {
-        let status = self.present_status();
+        // Something waits though there is room: it is too large for every handler with room, perhaps for all.
+        let is_passed_over = self.ledger.waiting_count() > 0 && self.ledger.has_room();
+        let held = if is_passed_over { self.ledger.held_count() } else { 0 };
+        if !self.is_status_due && held == self.status.held {
+            return;
+        }
+        self.is_status_due = false;
+        let status = self.present_status(held);
         if status != self.status {
             self.metrics.held.set(f64::from(u32::try_from(status.held).unwrap_or(u32::MAX)));
             for peer in self.peers.values() {
@@ -238,14 +264,14 @@ impl Pump {
         }
     }
 
-    fn present_status(&self) -> Status {
+    fn present_status(&self, held: usize) -> Status {
         let link = self.link.now();
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
             (Some(_), Some((error, _))) => (SubscriptionState::Paused, describe(error)),
             (Some(_), None) => (SubscriptionState::Active, String::new()),
         };
-        Status { state, description, held: self.ledger.held_count() }
+        Status { state, description, held }
     }
 }
 

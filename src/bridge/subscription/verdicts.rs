@@ -82,7 +82,7 @@ impl Pump {
     }
 
     fn carry_out(&mut self, stream: StreamId, id: DeliveryId, load: Load, verdict: &Verdict) {
-        self.metrics.handler_seconds(verdict.kind().as_str()).record(load.handed.elapsed().as_secs_f64());
+        self.time_handling(verdict.kind(), load.handed);
         let peer = self.peers.get(&stream);
         let proof = match peer.map(|peer| peer.results) {
             Some(Results::All) => Proof::Read,
