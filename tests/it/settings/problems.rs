@@ -85,6 +85,7 @@ fn without_a_broker_run_names_dev() {
       bus.backend        no broker is named    hint: set AMQP_URL or BUS_BACKEND, or try `sidebus dev`, which needs no broker
     "#);
     assert!(Scene::bare().command(Command::Validate).load().is_err());
+    assert!(Scene::bare().command(Command::Client).load().is_ok(), "a question to a sidecar needs no broker");
 }
 
 #[test]
