@@ -22,6 +22,9 @@ use sidebus::runtime::{Phases, Tasks};
 
 /// Every wait of a test ends here, on the paused clock.
 const DEADLINE: Duration = Duration::from_mins(2);
+/// Looks at a condition, and how often, on the paused clock.
+const POLL: Duration = Duration::from_millis(10);
+const POLLS_MAX: usize = 2_000;
 
 pub(super) struct Bench {
     pub(super) broker: MemoryBroker,
@@ -134,11 +137,12 @@ impl Bench {
     pub(super) async fn depth_becomes(&self, name: &str, ready: usize, unacked: usize) {
         let faults = self.broker.faults();
         let depth = || faults.depth(&queue(name)).map(|depth| (depth.ready, depth.unacked));
-        for _ in 0..2_000 {
+        let mut clock = tokio::time::interval(POLL);
+        for _ in 0..POLLS_MAX {
+            clock.tick().await;
             if depth() == Some((ready, unacked)) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("queue {name} has {:?} (ready, unacked) and not {:?}", depth(), (ready, unacked));
     }
@@ -146,11 +150,12 @@ impl Bench {
 
 /// Polls on the paused clock.
 pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..2_000 {
+    let mut clock = tokio::time::interval(POLL);
+    for _ in 0..POLLS_MAX {
+        clock.tick().await;
         if condition() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("waited in vain for {what}");
 }
