@@ -216,7 +216,9 @@ impl Outbox {
             {
                 let mut inner = self.lock();
                 let mut frame = std::mem::take(&mut inner.pending);
-                if inner.end.is_none() {
+                // A delivery that fills a frame by itself leaves no room for what else there is to say.
+                let is_huge = inner.deliveries.front().is_some_and(|next| next.size.encoded > limits.bytes_max);
+                if inner.end.is_none() && (frame.is_empty() || !is_huge) {
                     take_deliveries(&mut inner.deliveries, &mut frame.deliveries, limits);
                 }
                 if !frame.is_empty() {
@@ -278,6 +280,16 @@ mod tests {
         assert_eq!(next_ids(&outbox).await, [5]);
         assert_eq!(next_ids(&outbox).await, [6]);
         assert_eq!(next_ids(&outbox).await, [7]);
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_fills_its_frame_shares_it_with_nothing() {
+        let outbox = Outbox::default();
+        outbox.deliver([handout(1, 500)]);
+        outbox.revoke(RevocationReason::LeaseLimit, vec![DeliveryId(9)]);
+        let first = outbox.next(LIMITS).await.unwrap();
+        assert_eq!((first.deliveries.len(), first.revocations.len()), (0, 1));
+        assert_eq!(next_ids(&outbox).await, [1]);
     }
 
     #[tokio::test]

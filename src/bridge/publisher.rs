@@ -1,8 +1,8 @@
 //! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -11,10 +11,7 @@ use super::link::LinkWatch;
 use crate::broker::{Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
 use crate::runtime::{Phase, PhaseWatch, Tasks};
-use crate::telemetry::metrics;
-
-/// Exchanges that get a label of their own; further ones share `other`.
-const EXCHANGE_LABELS_MAX: usize = 256;
+use crate::telemetry::metrics::{self, CappedLabel};
 
 /// Limits of publishing.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +55,7 @@ struct Shared {
     limits: PublishLimits,
     link: LinkWatch,
     phase: PhaseWatch,
-    labels: Mutex<BTreeSet<ExchangeName>>,
+    labels: CappedLabel,
 }
 
 impl Publisher {
@@ -74,7 +71,7 @@ impl Publisher {
             limits,
             link: link.clone(),
             phase,
-            labels: Mutex::new(BTreeSet::new()),
+            labels: CappedLabel::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -92,7 +89,7 @@ impl Publisher {
             self.count(exchanges.iter().map(|exchange| (exchange, "draining")));
             return Err(Refusal::Draining);
         }
-        if let Some(reason) = shared.link.now().blocked {
+        if let Some(reason) = shared.link.blocked() {
             self.count(exchanges.iter().map(|exchange| (exchange, "blocked")));
             return Err(Refusal::Blocked(reason));
         }
@@ -128,11 +125,8 @@ impl Publisher {
         for result in results {
             *counts.entry(result).or_default() += 1;
         }
-        let mut labels = self.shared.labels.lock().unwrap_or_else(PoisonError::into_inner);
         for ((exchange, result), count) in counts {
-            let is_known =
-                labels.contains(exchange) || (labels.len() < EXCHANGE_LABELS_MAX && labels.insert(exchange.clone()));
-            metrics::published(if is_known { exchange.as_str() } else { "other" }, result, count);
+            metrics::published(self.shared.labels.of(exchange.as_str()), result, count);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::copies::CopyEnd;
 use super::intake::{Intake, IntakeEvent};
 use super::settling::{Job, Note, Settling, Source};
 use super::streams::Peer;
-use super::{Command, Context, Parts, describe};
+use super::{Command, Context, Kept, Parts, describe};
 use crate::broker::{BrokerError, Proof, Receipt, SessionId, Settled, Settlement};
 use crate::domain::ledger::{DeliveryId, Ledger, Outcome, Size, StreamId};
 use crate::domain::message::frame_bytes_bound;
@@ -59,7 +59,11 @@ pub(super) struct Pump {
     pub(super) context: Arc<Context>,
     pub(super) link: LinkWatch,
     pub(super) phase: PhaseWatch,
-    pub(super) sender: mpsc::Sender<Command>,
+    /// For the voices of streams; weak, or the pump would keep its own door open.
+    pub(super) sender: mpsc::WeakSender<Command>,
+    pub(super) kept: Kept,
+    /// A handler has joined at least once.
+    pub(super) was_used: bool,
     pub(super) ledger: Ledger<Load>,
     pub(super) peers: BTreeMap<StreamId, Peer>,
     pub(super) settling: Settling,
@@ -86,17 +90,19 @@ impl Pump {
         subscription: Arc<Subscription>,
         parts: Parts,
         commands: mpsc::Receiver<Command>,
-        sender: mpsc::Sender<Command>,
+        sender: mpsc::WeakSender<Command>,
     ) -> Self {
         Self {
             plan: Arc::new(topology::subscription(parts.context.topology, &subscription)),
             ledger: Ledger::new(subscription.delivery.max_lease),
-            metrics: SubscriptionMetrics::new(subscription.name.as_str()),
+            metrics: SubscriptionMetrics::new(parts.context.labels.of(subscription.name.as_str())),
             subscription,
             context: parts.context,
             link: parts.link,
             phase: parts.phase,
             sender,
+            kept: parts.kept,
+            was_used: false,
             commands,
             peers: BTreeMap::new(),
             settling: Settling::default(),
@@ -139,9 +145,9 @@ impl Pump {
                 None => std::future::pending().await,
             }
         };
-        // Settling comes before taking more. Every arm is cancel-safe: work in progress lives in fields.
+        // Every arm is cancel-safe: work in progress lives in fields. The order is random, so that no handler that
+        // talks without end can keep the others, the broker or the clocks from being heard.
         tokio::select! {
-            biased;
             phase = self.phase.changed() => Event::Phase(phase),
             done = self.settling.next() => Event::Settled(done),
             Some(end) = self.copies.next(), if !self.copies.is_empty() => Event::Copied(Box::new(end)),
@@ -157,25 +163,25 @@ impl Pump {
         [ledger, self.prefetch_due].into_iter().flatten().min()
     }
 
+    /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.
     fn commands(&mut self, first: Command) {
-        let mut next = Some(first);
-        for _ in 0..COMMANDS_IN_A_TURN {
-            match next {
-                Some(Command::Attach(request, reply)) => {
-                    // A caller that has gone meanwhile never saw its stream: nothing was handed to it yet.
-                    if let Err(Ok(attached)) = reply.send(self.attach(request)) {
-                        self.lose(attached.stream);
-                    }
-                }
-                Some(Command::Said(stream, said)) => self.said(stream, said),
-                Some(Command::Hangup(stream, hangup)) => self.hung_up(stream, hangup),
-                None => return,
-            }
-            next = self.commands.try_recv().ok();
+        self.command(first);
+        for _ in 1..COMMANDS_IN_A_TURN {
+            let Ok(next) = self.commands.try_recv() else { return };
+            self.command(next);
         }
-        // A command that was taken but not worked on would be lost.
-        if let Some(command) = next {
-            self.commands(command);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach(request, reply) => {
+                // A caller that has gone meanwhile never saw its stream: nothing was handed to it yet.
+                if let Err(Ok(attached)) = reply.send(self.attach(request)) {
+                    self.lose(attached.stream);
+                }
+            }
+            Command::Said(stream, said) => self.said(stream, said),
+            Command::Hangup(stream, hangup) => self.hung_up(stream, hangup),
         }
     }
 

@@ -120,6 +120,10 @@ impl Bench {
     }
 
     pub(super) async fn join(&self, window: u32) -> Handler {
+        self.join_as("work", window).await
+    }
+
+    pub(super) async fn join_as(&self, subscription: &str, window: u32) -> Handler {
         let request = AttachRequest {
             handler: "h".to_owned(),
             messages_max: Some(window),
@@ -128,8 +132,8 @@ impl Bench {
             frame_bytes_max: 4 << 20,
             results: Results::All,
         };
-        let name = SubscriptionName::parse("work").unwrap();
-        let attached = self.bridge.registry.attach(&name, request).await.unwrap().unwrap();
+        let name = SubscriptionName::parse(subscription).unwrap();
+        let attached = self.bridge.registry.attach(&name, request).await.unwrap();
         Handler { attached, state: None, inbox: Vec::new() }
     }
 

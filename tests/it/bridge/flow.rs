@@ -5,9 +5,10 @@ use std::time::Duration;
 use sidebus::bridge::{Hangup, Refusal, Said};
 use sidebus::broker::{Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
+use sidebus::domain::name::SubscriptionName;
 use sidebus::domain::verdict::Verdict;
 
-use super::bench::{Bench, bodies, ids, queue};
+use super::bench::{Bench, bodies, ids, queue, subscription, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_goes_in_comes_out_and_is_gone_after_its_ack() {
@@ -108,7 +109,7 @@ async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
     let mut handler = bench.join(1).await;
     let got = handler.receive(1).await;
     bench.broker.faults().block("memory");
-    super::bench::until("the alarm", || bench.bridge.link.now().blocked.is_some()).await;
+    until("the alarm", || bench.bridge.link.now().blocked.is_some()).await;
 
     let message = got[0].seen.message.clone();
     let refused = bench.bridge.publisher.publish(vec![Publication { message, routing: Routing::Required }]).await;
@@ -117,7 +118,7 @@ async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
     bench.depth_becomes("work", 0, 0).await;
 
     bench.broker.faults().unblock();
-    super::bench::until("the end of the alarm", || bench.bridge.link.now().blocked.is_none()).await;
+    until("the end of the alarm", || bench.bridge.link.now().blocked.is_none()).await;
     assert_eq!(bench.try_publish("b").await, Confirm::Stored);
 }
 
@@ -135,4 +136,24 @@ async fn the_lease_limit_gives_back_what_a_slow_handler_extends_for_ever() {
     assert_eq!((reason, revoked), (sidebus::bridge::RevocationReason::LeaseLimit, ids(&got)));
     assert_eq!(handler.receive(1).await[0].seen.record.attempt(), 1, "given back, not failed");
     assert!(bench.broker.faults().depth(&queue("dlq")).is_some_and(|depth| depth.ready == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_a_handler_brought_goes_with_it_and_comes_again() {
+    let bench = Bench::start();
+    bench.connected().await;
+    let name = SubscriptionName::parse("brought").unwrap();
+    for round in ["a", "b"] {
+        bench.bridge.registry.declare(subscription("brought", "#")).unwrap();
+        let mut handler = bench.join_as("brought", 5).await;
+        until("its queue", || bench.broker.faults().depth(&queue("brought")).is_some()).await;
+        bench.publish(&[round]).await;
+        let got = handler.receive(1).await;
+        assert_eq!(bodies(&got), [round]);
+        handler.ack(&ids(&got)).await;
+        assert!(handler.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+        until("its end", || bench.bridge.registry.find(&name).is_none()).await;
+        bench.depth_becomes("brought", 0, 0).await;
+    }
+    assert_eq!(bench.bridge.registry.configured().len(), 1, "a configured one stays without handlers");
 }

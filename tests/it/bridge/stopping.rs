@@ -59,7 +59,7 @@ async fn a_stopping_sidecar_takes_no_new_handlers() {
     bench.connected().await;
     bench.phases.enter(Phase::Intake);
     let name = sidebus::domain::name::SubscriptionName::parse("work").unwrap();
-    let handler = bench.bridge.registry.attach(&name, request()).await.unwrap();
+    let handler = bench.bridge.registry.attach(&name, request()).await;
     assert_eq!(handler.unwrap_err(), sidebus::bridge::AttachError::Draining);
 }
 
