@@ -78,7 +78,12 @@ impl Consumer {
         match tokio::time::timeout(within, inbound.message()).await {
             Ok(Ok(Some(frame))) => Ok(frame),
             Ok(Ok(None)) => Err(violation("the stream ended before its first frame").into()),
-            Ok(Err(status)) => Err(status),
+            // A frame above the decoder's limit keeps its published code.
+            Ok(Err(status)) if status.code() == Code::OutOfRange => Err(status),
+            Ok(Err(status)) => match hangup_of(&status) {
+                Hangup::Protocol(text) => Err(violation(&text).into()),
+                Hangup::HalfClosed | Hangup::Lost => Err(status),
+            },
             Err(_) => Err(violation(&format!("no first frame within {} ms", within.as_millis())).into()),
         }
     }
