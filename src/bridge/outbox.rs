@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::broker::BrokerError;
 use crate::domain::ledger::{DeliveryId, Outcome, Size};
@@ -142,6 +143,8 @@ struct Inner {
     deliveries: VecDeque<Handout>,
     pending: Frame,
     end: Option<StreamEnd>,
+    /// When the last frame was taken.
+    taken_at: Option<Instant>,
 }
 
 /// See the module.
@@ -207,6 +210,12 @@ impl Outbox {
         self.lock().deliveries.iter().any(|handout| handout.id == id)
     }
 
+    /// True if deliveries wait and for this long no frame was taken: nobody reads the stream.
+    pub(super) fn is_stuck(&self, time: Duration) -> bool {
+        let inner = self.lock();
+        !inner.deliveries.is_empty() && inner.taken_at.is_none_or(|at| at.elapsed() >= time)
+    }
+
     /// Waits for something to say and makes a frame of it. Cancel-safe.
     ///
     /// # Errors
@@ -220,6 +229,7 @@ impl Outbox {
                     take_deliveries(&mut inner.deliveries, &mut frame.deliveries, limits);
                 }
                 if !frame.is_empty() {
+                    inner.taken_at = Some(Instant::now());
                     return Ok(frame);
                 }
                 if let Some(end) = &inner.end {
@@ -290,6 +300,20 @@ mod tests {
         let frame = outbox.next(LIMITS).await.unwrap();
         assert_eq!((frame.deliveries.len(), frame.revocations.len()), (0, 1));
         assert_eq!(outbox.next(LIMITS).await.unwrap_err(), StreamEnd::Draining);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outbox_is_stuck_when_deliveries_wait_and_nobody_takes_them() {
+        const LONG: Duration = Duration::from_secs(30);
+        let outbox = Outbox::default();
+        outbox.deliver([handout(1, 10), handout(2, 500)]);
+        assert_eq!(next_ids(&outbox).await, [1]);
+        assert!(!outbox.is_stuck(LONG));
+        tokio::time::advance(LONG).await;
+        assert!(outbox.is_stuck(LONG));
+        assert_eq!(next_ids(&outbox).await, [2]);
+        tokio::time::advance(LONG).await;
+        assert!(!outbox.is_stuck(LONG), "nothing waits");
     }
 
     #[tokio::test]

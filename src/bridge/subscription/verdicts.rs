@@ -134,6 +134,8 @@ impl Pump {
             self.give_back(due.load, Some(id), Source::Deadline);
             return self.end(stream, StreamEnd::SlowReader);
         }
+        // Half of it: a frame may have been taken in the first moments of this clock.
+        let is_stuck = peer.outbox.is_stuck(peer.settle_timeout / 2);
         peer.outbox.revoke(RevocationReason::SettleTimeout, vec![id]);
         warn!(
             subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
@@ -149,6 +151,10 @@ impl Pump {
             proof: Proof::Written,
         };
         self.fail(id, due.load, attempt);
+        if is_stuck {
+            // What was written and never read would fail one by one, each after a whole clock.
+            self.end(stream, StreamEnd::SlowReader);
+        }
     }
 
     /// A failed attempt: the copy that follows from it is stored first, and then the original is acked.
