@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sidebus::domain::message::Value;
+use sidebus::domain::name::QueueName;
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::SettlementOutcome as Outcome;
 use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
@@ -130,6 +131,47 @@ async fn a_dead_letter_goes_at_once_with_its_reason_and_origin() {
     let origin = headers.get("x-sidebus-origin").and_then(Value::as_table).unwrap();
     assert_eq!(origin.get("routing-key").and_then(Value::as_text), Some("work.A"));
     assert_eq!((handler.pending().await, handler.other_results()), (Vec::new(), Vec::new()), "success is silent");
+}
+
+/// The cause on the only letter.
+async fn cause(sidecar: &Sidecar) -> String {
+    let letter = sidecar.take("angzarr.dlq").await;
+    letter.properties.headers.get("x-sidebus-dlq-cause").and_then(Value::as_text).unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_message_that_would_expire_before_its_next_attempt_is_given_up_now() {
+    let sidecar = Sidecar::start(WORK).await;
+    let ttl = Some(prost_types::Duration { seconds: 30, nanos: 0 });
+    sidecar.publish([v1::Message { ttl, ..published() }]).await;
+    let mut handler = sidecar.handler(open("work")).await;
+    let delivery = handler.delivery().await;
+    handler.say(settle([delivery.id], retry("LATER", Some(31_000)))).await;
+    assert_eq!(handler.result().await.outcome, Outcome::DeadLettered);
+    assert_eq!(cause(&sidecar).await, "EXPIRED");
+}
+
+#[tokio::test]
+async fn a_last_attempt_that_runs_out_of_time_is_given_up_with_that_cause() {
+    let sidecar = Sidecar::start(&format!("{WORK}settle_timeout = \"1s\"\nretry = {{ max_attempts = 1 }}\n")).await;
+    sidecar.publish([published()]).await;
+    let mut handler = sidecar.handler(open("work")).await;
+    let delivery = handler.delivery().await;
+    assert_eq!(handler.revocation().await.delivery_ids, [delivery.id]);
+    assert_eq!(cause(&sidecar).await, "SETTLE_TIMEOUT");
+    sidecar.holds("work", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_missing_dead_letter_queue_is_made_again_before_anything_is_given_up() {
+    let sidecar = Sidecar::start(WORK).await;
+    sidecar.publish([published()]).await;
+    let mut handler = sidecar.handler(open("work")).await;
+    let delivery = handler.delivery().await;
+    assert!(sidecar.broker.faults().delete_queue(&QueueName::parse("angzarr.dlq").unwrap()));
+    handler.say(settle([delivery.id], dead_letter("NEVER"))).await;
+    sidecar.holds("angzarr.dlq", 1, 0).await;
+    sidecar.holds("work", 0, 0).await;
 }
 
 #[tokio::test]

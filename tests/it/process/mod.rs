@@ -5,6 +5,7 @@
 mod commands;
 mod metrics;
 mod outage;
+mod readiness;
 mod refusing;
 mod running;
 

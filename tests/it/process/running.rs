@@ -8,7 +8,7 @@ use super::WORK;
 use crate::support::handler::Handler;
 use crate::support::process::Place;
 use crate::support::sidecar::channel;
-use crate::support::words::{ack, open, settle};
+use crate::support::words::{ack, dead_letter, open, settle};
 use crate::support::{http, within};
 
 #[tokio::test]
@@ -90,15 +90,22 @@ async fn a_second_signal_ends_a_stuck_drain_at_once() {
 }
 
 #[tokio::test]
-async fn every_log_line_is_json_where_nobody_looks() {
+async fn every_log_line_is_json_where_nobody_looks_and_tells_no_contents() {
     let place = Place::memory().file("sidebus.toml", WORK);
     let mut daemon = place.daemon(&["--log-level", "debug"]).await;
     daemon.ready().await;
-    place.run(&["pub", "work.A", "1", "--endpoint", &daemon.grpc]).await;
+    place.run(&["pub", "work.A", "canary-body", "-H", "h=canary-header", "--endpoint", &daemon.grpc]).await;
+    let mut handler = Handler::join(daemon.port(), open("work")).await.unwrap();
+    let delivery = handler.delivery().await;
+    handler.say(settle([delivery.id], dead_letter("NEVER"))).await;
+    handler.half_close();
+    handler.end().await.unwrap();
     daemon.process.signal("TERM").await;
     let said = daemon.process.end().await;
     assert_eq!((said.code, said.stdout.as_str()), (0, ""));
     assert!(said.stderr.lines().count() > 3, "{said:?}");
+    assert!(said.stderr.contains("dead-lettered"), "{said:?}");
+    assert!(!said.stderr.contains("canary"), "a body or a header was logged: {said:?}");
     for line in said.stderr.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         for field in ["timestamp", "level", "message"] {
