@@ -100,6 +100,19 @@ impl App {
     /// A socket that cannot be bound, or a backend that is not built in.
     pub async fn bind(settings: Settings, metrics: PrometheusHandle) -> Result<Self, StartError> {
         let broker = broker(&settings)?;
+        Self::bind_with_broker(settings, broker, metrics).await
+    }
+
+    /// As [`App::bind`], over a broker of the caller's, whatever backend the settings name: for embedding and for tests
+    /// that look into it.
+    ///
+    /// # Errors
+    /// A socket that cannot be bound.
+    pub async fn bind_with_broker(
+        settings: Settings,
+        broker: Arc<dyn Broker>,
+        metrics: PrometheusHandle,
+    ) -> Result<Self, StartError> {
         let grpc = listen(&settings.grpc.listen, "handlers and publishers", "grpc.listen").await?;
         let admin = match &settings.admin.listen {
             Some(address) => Some(listen(address, "probes and metrics", "admin.listen").await?),

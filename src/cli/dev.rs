@@ -13,6 +13,7 @@ use super::settings;
 use crate::app::{Addresses, App};
 use crate::config::{Command, Settings};
 use crate::grpc::client::{Client, ClientError, ErrorKind, Next, Outgoing, Source};
+use crate::runtime::Signals;
 
 /// Sample messages a second, and in all: nobody consumes three of the four queues, and memory is not endless.
 const EVERY: Duration = Duration::from_secs(1);
@@ -47,22 +48,22 @@ pub(super) async fn run(args: &DevArgs, console: &mut Console<'_>) -> ExitStatus
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let app = match daemon::prepare(&loaded, console).await {
-        Ok(app) => app,
+    let (app, signals) = match daemon::prepare(&loaded, console).await {
+        Ok(prepared) => prepared,
         Err(status) => return status,
     };
     let addresses = app.addresses();
     // Standard output may be closed; the traffic goes on.
     writeln!(console.output, "{}", banner(&loaded.settings, addresses)).ok();
-    serve(app, args, addresses, console).await
+    serve(app, signals, args, console).await
 }
 
-async fn serve(app: App, args: &DevArgs, addresses: Addresses, console: &mut Console<'_>) -> ExitStatus {
-    let endpoint = addresses.grpc.to_string();
+async fn serve(app: App, signals: Signals, args: &DevArgs, console: &mut Console<'_>) -> ExitStatus {
+    let endpoint = app.addresses().grpc.to_string();
     let mut quiet = std::io::sink();
     let mut nothing = tokio::io::empty();
     let mut console_of_daemon = Console { input: &mut nothing, output: &mut quiet, words: &mut *console.words };
-    let daemon = daemon::serve(app, &mut console_of_daemon);
+    let daemon = daemon::serve(app, signals, &mut console_of_daemon);
     if args.no_traffic {
         return daemon.await;
     }

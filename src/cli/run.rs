@@ -17,18 +17,18 @@ pub(super) async fn run(args: &RunArgs, console: &mut Console<'_>) -> ExitStatus
         Ok(loaded) => loaded,
         Err(status) => return status,
     };
-    let app = match prepare(&loaded, console).await {
-        Ok(app) => app,
-        Err(status) => return status,
-    };
-    serve(app, console).await
+    match prepare(&loaded, console).await {
+        Ok((app, signals)) => serve(app, signals, console).await,
+        Err(status) => status,
+    }
 }
 
-/// Begins logs and metrics and binds every socket.
+/// Begins logs and metrics, listens for signals and binds every socket, in this order: whoever sees our address may stop
+/// us, and then we must end as promised.
 ///
 /// # Errors
 /// The exit status, after the reason was said.
-pub(super) async fn prepare(loaded: &Loaded, console: &mut Console<'_>) -> Result<App, ExitStatus> {
+pub(super) async fn prepare(loaded: &Loaded, console: &mut Console<'_>) -> Result<(App, Signals), ExitStatus> {
     let settings = &loaded.settings;
     let format = match settings.log.format {
         LogFormat::Auto => logs::Format::Auto,
@@ -50,18 +50,16 @@ pub(super) async fn prepare(loaded: &Loaded, console: &mut Console<'_>) -> Resul
         }
     };
     info!(version = env!("CARGO_PKG_VERSION"), instance = %settings.instance, "starting");
-    App::bind(settings.clone(), handle).await.map_err(|error| start_failed(&error, console))
+    let signals = Signals::listen().map_err(|error| {
+        console.say(format_args!("signals cannot be listened for: {error}"));
+        ExitStatus::Failed
+    })?;
+    let app = App::bind(settings.clone(), handle).await.map_err(|error| start_failed(&error, console))?;
+    Ok((app, signals))
 }
 
 /// Runs a bound process until a signal.
-pub(super) async fn serve(app: App, console: &mut Console<'_>) -> ExitStatus {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => {
-            console.say(format_args!("signals cannot be listened for: {error}"));
-            return ExitStatus::Failed;
-        }
-    };
+pub(super) async fn serve(app: App, mut signals: Signals, console: &mut Console<'_>) -> ExitStatus {
     let stop = async || {
         let signal = signals.next().await;
         info!(signal = signal.as_str(), "asked to stop");

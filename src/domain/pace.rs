@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 /// Weight that an older observation keeps for each newer message.
 const MEMORY: f64 = 0.9;
+/// Verdicts within this of each other were read together.
+const TOGETHER: Duration = Duration::from_millis(1);
 /// Largest frame in messages, whatever the pace.
 const FRAME_MAX: u32 = 1_024;
 
@@ -12,6 +14,10 @@ const FRAME_MAX: u32 = 1_024;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pace {
     seconds_per_message: Option<f64>,
+    /// What it was before the last observation.
+    before: Option<f64>,
+    /// The last observation: seconds and messages.
+    last: (f64, u32),
     /// The last verdict, or when work began after there was none.
     since: Option<Instant>,
     /// Doubles with what was settled; a new handler begins with one message a frame, since nothing is known of it.
@@ -21,7 +27,14 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { seconds_per_message: None, since: None, frame: 1, settled_since_doubling: 0 }
+        Self {
+            seconds_per_message: None,
+            before: None,
+            last: (0.0, 0),
+            since: None,
+            frame: 1,
+            settled_since_doubling: 0,
+        }
     }
 }
 
@@ -37,16 +50,28 @@ impl Pace {
             return;
         }
         if let Some(since) = self.since.replace(now) {
-            let observed = now.saturating_duration_since(since).as_secs_f64() / f64::from(count);
-            let kept = MEMORY.powi(i32::try_from(count).unwrap_or(i32::MAX));
-            let old = self.seconds_per_message.unwrap_or(observed);
-            self.seconds_per_message = Some(old * kept + observed * (1.0 - kept));
+            self.observe(now.saturating_duration_since(since), count);
         }
         self.settled_since_doubling = self.settled_since_doubling.saturating_add(count);
         if self.settled_since_doubling >= self.frame {
             self.settled_since_doubling = 0;
             self.frame = (self.frame * 2).min(FRAME_MAX);
         }
+    }
+
+    fn observe(&mut self, elapsed: Duration, count: u32) {
+        let mut observation = (elapsed.as_secs_f64(), count);
+        if elapsed < TOGETHER {
+            // Two frames of verdicts that were read together are one observation: apart, the second would look like no
+            // time at all.
+            observation = (self.last.0 + observation.0, self.last.1.saturating_add(count));
+        } else {
+            self.before = self.seconds_per_message;
+        }
+        self.last = observation;
+        let observed = observation.0 / f64::from(observation.1);
+        let kept = MEMORY.powi(i32::try_from(observation.1).unwrap_or(i32::MAX));
+        self.seconds_per_message = Some(self.before.unwrap_or(observed) * kept + observed * (1.0 - kept));
     }
 
     /// Messages of one frame: a whole frame takes at most a quarter of the settle timeout; at least 1.
@@ -117,6 +142,17 @@ mod tests {
         }
         assert_eq!(pace.window_max(LEASE), 37);
         assert_eq!(pace.frame_max(TIMEOUT), 1);
+    }
+
+    #[test]
+    fn verdicts_that_are_read_together_do_not_look_like_no_time() {
+        let (mut pace, mut now) = begun();
+        for _ in 0..20 {
+            now += Duration::from_secs(2);
+            pace.settled(now, 1);
+            pace.settled(now, 1);
+        }
+        assert_eq!(pace.frame_max(TIMEOUT), 15);
     }
 
     proptest! {

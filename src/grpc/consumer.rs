@@ -81,7 +81,12 @@ impl Consumer {
         match tokio::time::timeout(within, inbound.message()).await {
             Ok(Ok(Some(frame))) => Ok(frame),
             Ok(Ok(None)) => Err(violation("the stream ended before its first frame").into()),
-            Ok(Err(status)) => Err(status),
+            // A frame above the decoder's limit keeps its published code.
+            Ok(Err(status)) if status.code() == Code::OutOfRange => Err(status),
+            Ok(Err(status)) => match hangup_of(&status) {
+                Hangup::Protocol(text) => Err(violation(&text).into()),
+                Hangup::HalfClosed | Hangup::Lost => Err(status),
+            },
             Err(_) => Err(violation(&format!("no first frame within {} ms", within.as_millis())).into()),
         }
     }
@@ -99,6 +104,7 @@ impl Door {
         let limits = FrameLimits {
             messages_max: open.batch.messages_max,
             bytes_max: bytes(open.batch.bytes_max.min(open.frame_bytes_max)),
+            linger: open.batch.linger,
         };
         // A subscription that a handler brought goes with its last handler, which may be between our two looks.
         for _ in 0..ATTACH_TRIES {

@@ -13,4 +13,7 @@ mod conformance_memory;
 mod deploy;
 mod documents;
 mod examples;
+mod grpc;
+mod process;
 mod settings;
+mod support;

@@ -217,8 +217,9 @@ impl Pump {
         }
         for (stream, handouts) in handouts {
             // One lock and one wake for all of them, so that they travel in one frame.
+            let in_flight = self.ledger.in_flight(stream).and_then(|count| usize::try_from(count).ok());
             if let Some(peer) = self.peers.get(&stream) {
-                peer.outbox.deliver(handouts);
+                peer.outbox.deliver(handouts, in_flight.unwrap_or_default());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -22,6 +23,8 @@ pub(super) struct Peer {
     pub outbox: Arc<Outbox>,
     pub label: String,
     pub results: Results,
+    /// Clock of its oldest delivery.
+    pub settle_timeout: Duration,
     /// Unknown ids since this moment, to end a stream that only talks nonsense.
     pub nonsense: (Instant, u32),
 }
@@ -47,9 +50,11 @@ impl Pump {
 
         let outbox = Arc::new(Outbox::default());
         outbox.tell(self.status.clone());
+        outbox.refill(messages_max);
         info!(subscription = %self.subscription.name, stream = stream.0, handler = %request.handler, "handler joined");
         let nonsense = (Instant::now(), 0);
-        let peer = Peer { outbox: Arc::clone(&outbox), label: request.handler, results: request.results, nonsense };
+        let (label, results) = (request.handler, request.results);
+        let peer = Peer { outbox: Arc::clone(&outbox), label, results, settle_timeout, nonsense };
         self.peers.insert(stream, peer);
         self.count_handlers();
         Ok(Attached {

@@ -84,6 +84,7 @@ impl Pump {
         let cap = u32::from(self.subscription.delivery.prefetch_max);
         self.ledger.resize(stream, messages_max.map(|count| count.min(cap)), bytes_max);
         if let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get(&stream)) {
+            peer.outbox.refill(window.messages_max());
             peer.outbox.tell_window(window.messages_max(), window.bytes_max(), self.status.clone());
         }
     }
@@ -153,6 +154,8 @@ impl Pump {
             self.give_back(due.load, Some(id), Source::Deadline);
             return self.end(stream, StreamEnd::SlowReader);
         }
+        // Half of it: a frame may have been taken in the first moments of this clock.
+        let is_stuck = peer.outbox.is_stuck(peer.settle_timeout / 2);
         peer.outbox.revoke(RevocationReason::SettleTimeout, vec![id]);
         warn!(
             subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
@@ -168,6 +171,10 @@ impl Pump {
             proof: Proof::Written,
         };
         self.fail(id, due.load, attempt);
+        if is_stuck {
+            // What was written and never read would fail one by one, each after a whole clock.
+            self.end(stream, StreamEnd::SlowReader);
+        }
     }
 
     /// A failed attempt: the copy that follows from it is stored first, and then the original is acked.

@@ -179,7 +179,7 @@ impl Handler {
 
     /// The next frame, or how the stream ended.
     pub(super) async fn next(&mut self) -> Result<Frame, StreamEnd> {
-        let limits = FrameLimits { messages_max: 64, bytes_max: 1 << 20 };
+        let limits = FrameLimits { messages_max: 64, bytes_max: 1 << 20, linger: Duration::ZERO };
         let next = tokio::time::timeout(DEADLINE, self.attached.outbox.next(limits));
         let mut frame = next.await.expect("a frame or an end in time")?;
         if let Some(status) = &frame.status {
@@ -187,6 +187,11 @@ impl Handler {
         }
         self.inbox.append(&mut frame.deliveries);
         Ok(frame)
+    }
+
+    /// The deliveries that have come.
+    pub(super) fn take(&mut self) -> Vec<Handout> {
+        std::mem::take(&mut self.inbox)
     }
 
     /// Waits for so many deliveries, over frames.

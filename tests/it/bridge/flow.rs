@@ -157,3 +157,25 @@ async fn a_subscription_that_a_handler_brought_goes_with_it_and_comes_again() {
     }
     assert_eq!(bench.bridge.registry.configured().len(), 1, "a configured one stays without handlers");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_settles_once_a_frame_is_never_late_at_a_second_a_message() {
+    let bench = Bench::start();
+    let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+    bench.publish(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut handler = bench.join(100).await;
+    let (mut count, mut largest) = (0, 0);
+    while count < 200 {
+        let frame = handler.next().await.expect("the stream goes on");
+        assert!(frame.revocations.is_empty(), "{:?} after {count}", frame.revocations);
+        let got = handler.take();
+        if got.is_empty() {
+            continue;
+        }
+        (count, largest) = (count + got.len(), largest.max(got.len()));
+        tokio::time::advance(Duration::from_secs(1) * u32::try_from(got.len()).unwrap()).await;
+        handler.ack(&ids(&got)).await;
+    }
+    assert!((2..=15).contains(&largest), "frames grow, to a quarter of the timeout: {largest}");
+    bench.depth_becomes("work", 0, 0).await;
+}

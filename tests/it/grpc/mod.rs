@@ -1,0 +1,13 @@
+//! The gRPC door on the embedded broker, as a handler with generated stubs meets it.
+
+mod draining;
+mod ending;
+mod failing;
+mod opening;
+mod publishing;
+mod services;
+mod verdicts;
+mod windows;
+
+/// One subscription `work` for `work.#`.
+const WORK: &str = "[queues.work]\nbindings = [\"work.#\"]\n";
