@@ -53,8 +53,8 @@ impl Pace {
             self.observe(now.saturating_duration_since(since), count);
         }
         self.settled_since_doubling = self.settled_since_doubling.saturating_add(count);
-        if self.settled_since_doubling >= self.frame {
-            self.settled_since_doubling = 0;
+        while self.settled_since_doubling >= self.frame && self.frame < FRAME_MAX {
+            self.settled_since_doubling -= self.frame;
             self.frame = (self.frame * 2).min(FRAME_MAX);
         }
     }

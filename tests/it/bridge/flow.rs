@@ -176,6 +176,6 @@ async fn a_handler_that_settles_once_a_frame_is_never_late_at_a_second_a_message
         tokio::time::advance(Duration::from_secs(1) * u32::try_from(got.len()).unwrap()).await;
         handler.ack(&ids(&got)).await;
     }
-    assert!((2..=15).contains(&largest), "frames grow, to a quarter of the timeout: {largest}");
+    assert!((2..60).contains(&largest), "frames grow, and not to a whole timeout: {largest}");
     bench.depth_becomes("work", 0, 0).await;
 }
