@@ -179,8 +179,9 @@ async fn a_broker_that_greets_and_falls_silent_is_given_up_and_leaves_nothing_be
     assert_eq!(broker.abandoned_connects(), 0, "what was cut is not left behind");
     // lapin's thread owns the socket, so where the socket is closed the thread has let go of it.
     let closed = async {
+        let mut turns = tokio::time::interval(Duration::from_millis(20));
         while open_sockets_towards(address.port()) > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            turns.tick().await;
         }
     };
     timeout(PATIENCE, closed).await.expect("the sockets are closed");

@@ -1,4 +1,15 @@
-//! Everything that needs no real broker.
+//! Everything that needs no real broker: one binary, so that it links once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, and so does what it calls"
+)]
+
+mod architecture;
 mod conformance_memory;
+mod deploy;
+mod documents;
+mod examples;
 mod settings;

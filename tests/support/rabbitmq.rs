@@ -14,7 +14,7 @@ use sidebus::broker::amqp::AmqpOptions;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval};
 
 /// The only variable that tests read. Never `AMQP_URL`, which people export for their own broker.
 const URL_VARIABLE: &str = "BUS_TEST_AMQP_URL";
@@ -267,12 +267,13 @@ impl BrokerHandle {
         let same = output.try_clone().expect("a second handle");
         self.broker = Some(command.stdout(output).stderr(same).spawn().expect("the broker's script"));
         let deadline = Instant::now() + START_DEADLINE;
+        let mut turns = interval(POLL);
         while !greets(self.port).await {
             let ended = self.broker.as_mut().is_some_and(|broker| broker.try_wait().is_ok_and(|code| code.is_some()));
             if ended || Instant::now() > deadline {
                 return Err(fs::read_to_string(log).unwrap_or_default());
             }
-            sleep(POLL).await;
+            turns.tick().await;
         }
         Ok(())
     }

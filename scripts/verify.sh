@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The one command before every commit: format, lints, tests, documentation, dependencies. Changes nothing but the build folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+    local started=$SECONDS
+    printf '\n== %s\n' "$*"
+    "$@"
+    printf '== %s s\n' "$((SECONDS - started))"
+}
+
+step cargo fmt --check
+step cargo clippy --locked --all-targets -- -D warnings
+step cargo clippy --locked --all-targets --no-default-features -- -D warnings
+# Unit tests, integration tests and doc tests.
+step cargo test --locked
+step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+if command -v cargo-deny >/dev/null; then
+    # Advisories need the network; see deny.toml.
+    step cargo deny --locked --offline check bans licenses sources
+else
+    printf '\n== cargo-deny is not installed, skipped (scripts/setup.sh --tools)\n'
+fi
+if command -v cargo-machete >/dev/null; then
+    step cargo machete --skip-target-dir
+else
+    printf '\n== cargo-machete is not installed, skipped (scripts/setup.sh --tools)\n'
+fi
+printf '\nall well, %s s\n' "$SECONDS"
