@@ -1,5 +1,11 @@
 //! What several test binaries share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod examples;
+pub(crate) mod handler;
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod publisher;
 pub(crate) mod rabbitmq;
+pub(crate) mod scene;
+pub(crate) mod wait;

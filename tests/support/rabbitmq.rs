@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use sidebus::broker::amqp::AmqpOptions;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::{Instant, interval};
 
 /// The only variable that tests read. Never `AMQP_URL`, which people export for their own broker.
@@ -54,6 +54,26 @@ pub(crate) async fn shared() -> &'static SharedBroker {
             None => SharedBroker::private(BrokerHandle::start().await),
         })
         .await
+}
+
+/// A node that tests may ask and change with `rabbitmqctl`: the shared one if it is ours, else a private one beside it.
+pub(crate) async fn managed() -> &'static BrokerHandle {
+    static BESIDE: OnceCell<BrokerHandle> = OnceCell::const_new();
+    match &shared().await.node {
+        Some(node) => node,
+        None => BESIDE.get_or_init(BrokerHandle::start).await,
+    }
+}
+
+/// A node for one test at a time, which may kill it; it is running when the next test gets it.
+pub(crate) async fn mortal() -> MutexGuard<'static, BrokerHandle> {
+    static MORTAL: OnceCell<Mutex<BrokerHandle>> = OnceCell::const_new();
+    let node = MORTAL.get_or_init(async || Mutex::new(BrokerHandle::start().await)).await;
+    let mut node = node.lock().await;
+    if node.broker.is_none() {
+        node.restart().await;
+    }
+    node
 }
 
 #[expect(
@@ -285,6 +305,25 @@ impl BrokerHandle {
         broker.wait().expect("the broker has ended");
         // Its number may soon be somebody else's.
         fs::remove_file(self.folder.join("broker.pid")).expect("the broker had noted its pid");
+    }
+
+    /// Address of a virtual host of this node, without credentials: `user` and `password` come first.
+    pub(crate) fn url(&self, (user, password): (&str, &str), vhost: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/{}", self.port, vhost.replace('/', "%2f"))
+    }
+
+    /// Makes a virtual host that nobody else has, with all rights for `guest`; answers its name.
+    pub(crate) async fn virtual_host(&self) -> String {
+        let name = prefix();
+        self.ctl(&["add_vhost", &name]).await;
+        self.ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]).await;
+        name
+    }
+
+    /// Makes the node write down which quorum queues it has: it does so by itself every half second, and one that is
+    /// killed before comes back with the new queue's log forgotten and without a leader, so that consuming hangs (3.10.8).
+    pub(crate) async fn note_queues(&self) {
+        self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]).await;
     }
 
     /// Runs a command of `rabbitmqctl` against this node; answers what it prints.
