@@ -24,6 +24,9 @@ pub const PUBLISHERS_OWN: [&str; 2] = ["x-sidebus-key", "x-sidebus-causation-id"
 const HISTORY_NEWEST: usize = 10;
 /// Most bytes of the encoded history: the broker adds its own death headers, and all must fit one frame of 128 KiB.
 const HISTORY_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of the encoded headers of a copy that carries a history: a header frame ends at 128 KiB, and one beyond it
+/// costs the whole connection. The rest is for the other properties and for the death header that the broker adds.
+const COPY_BYTES_MAX: usize = 122 * 1024;
 /// Longest free text of one failure in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 512;
 /// Counts above this are nonsense: such a header was forged or broken.
@@ -143,13 +146,25 @@ pub fn copy_headers(message: &Message, record: &Record) -> Headers {
     if let Some(first) = &record.origin {
         headers.insert(ORIGIN.to_owned(), Value::Table(write_origin(first)));
     }
-    if !record.history.is_empty() {
-        headers.insert(HISTORY.to_owned(), Value::Array(record.history.iter().map(write_failure).collect()));
+    let (history, dropped) = fitting_history(record, COPY_BYTES_MAX.saturating_sub(encoded_bytes(&headers)));
+    if !history.is_empty() {
+        headers.insert(HISTORY.to_owned(), Value::Array(history.iter().map(write_failure).collect()));
     }
-    if record.dropped > 0 {
-        headers.insert(DROPPED.to_owned(), Value::Int64(i64::from(record.dropped)));
+    if dropped > 0 {
+        headers.insert(DROPPED.to_owned(), Value::Int64(i64::from(dropped)));
     }
     headers
+}
+
+/// The failures that fit into so many bytes, and the number of those that no longer do. A publisher's own headers may
+/// leave little room; the newest failure is the last to go.
+fn fitting_history(record: &Record, bytes_max: usize) -> (Vec<Failure>, u32) {
+    let (mut history, mut dropped) = (record.history.clone(), record.dropped);
+    while !history.is_empty() && encoded_history(&history) > bytes_max {
+        history.remove(usize::from(history.len() > 2));
+        dropped = dropped.saturating_add(1);
+    }
+    (history, dropped)
 }
 
 /// What is noted when a message is copied for the first time.
@@ -360,6 +375,25 @@ mod tests {
         assert_eq!(record.history[0].attempt, 1);
         assert_eq!(record.history[10].attempt, 30);
         assert_eq!(record.dropped, 19);
+    }
+
+    #[test]
+    fn a_history_gives_way_to_the_publishers_headers() {
+        let mut message = published();
+        message.properties.headers.insert("x-huge".to_owned(), Value::text("x".repeat(120 * 1024)));
+        let mut record = Record { failures: 8, origin: Some(first_sight(&message, &work(), 5)), ..Record::default() };
+        for attempt in 1..=8 {
+            record.push(failure(attempt, &"y".repeat(DESCRIPTION_BYTES_MAX)));
+        }
+
+        let copy = copied(&message, &record);
+
+        assert!(encoded_bytes(&copy.properties.headers) <= COPY_BYTES_MAX + 64);
+        let seen = read(copy, &work());
+        assert_eq!(seen.message, message);
+        assert_eq!(seen.record.attempt(), 9);
+        assert_eq!(seen.record.history.last().map(|failure| failure.attempt), Some(8));
+        assert_eq!(seen.record.history.len() + seen.record.dropped as usize, 8);
     }
 
     proptest! {

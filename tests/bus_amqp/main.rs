@@ -9,6 +9,7 @@ mod consuming;
 mod declaring;
 mod e2e_example;
 mod e2e_handlers;
+mod e2e_headers;
 mod e2e_loss;
 mod e2e_publishing;
 mod e2e_retry;
