@@ -180,7 +180,7 @@ fn expiration_from_proto(
         violations.add(path, "must be whole milliseconds, at least 1");
     }
     if millis > TTL_MILLIS_MAX {
-        violations.add(path, format_args!("is longer than {TTL_MILLIS_MAX} ms, the most that the broker takes"));
+        violations.add(path, format_args!("is longer than {TTL_MILLIS_MAX} ms, the longest here"));
     }
     Some(millis.to_string())
 }
