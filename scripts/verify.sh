@@ -17,7 +17,8 @@ step cargo clippy --locked --all-targets --no-default-features -- -D warnings
 step cargo test --locked
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 if command -v cargo-deny >/dev/null; then
-    # Advisories need the network; see deny.toml.
+    # The licences of every platform's crates are looked at, so all must be there. Advisories need the network; see deny.toml.
+    step cargo fetch --locked
     step cargo deny --locked --offline check bans licenses sources
 else
     printf '\n== cargo-deny is not installed, skipped (scripts/setup.sh --tools)\n'

@@ -77,6 +77,11 @@ impl LinkWatch {
         self.0.borrow().live.clone()
     }
 
+    /// Why the broker takes no publishes now, in its words.
+    pub fn blocked(&self) -> Option<String> {
+        self.0.borrow().blocked.clone()
+    }
+
     /// True if this session is the live one.
     pub fn is_live(&self, id: SessionId) -> bool {
         self.0.borrow().live.as_ref().is_some_and(|live| live.id == id)

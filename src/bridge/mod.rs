@@ -10,6 +10,7 @@ use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
 use crate::domain::subscription::Subscription;
 use crate::domain::topology::{self, Plan, TopologyMode};
 use crate::runtime::{PhaseWatch, TaskKind, Tasks, unix_ms};
+use crate::telemetry::metrics::CappedLabel;
 
 mod keeper;
 mod lane;
@@ -24,7 +25,7 @@ pub use outbox::{
     Frame, FrameLimits, Handout, Outbox, RevocationReason, Status, StreamEnd, SubscriptionState, VerdictResult,
 };
 pub use publisher::{PublishLimits, Publisher, Refusal};
-pub use registry::{AllEnded, DeclareError, Known, Registry};
+pub use registry::{AllEnded, DeclareError, Registry};
 pub use subscription::{AttachError, AttachRequest, Attached, Hangup, Opened, Results, Said, Voice};
 
 /// What a bridge needs.
@@ -94,6 +95,7 @@ impl Bridge {
             by: settings.by,
             topology: settings.topology,
             drain_grace: settings.drain_grace,
+            labels: CappedLabel::default(),
         });
         let (registry, all_ended) = Registry::new(tasks.clone(), context, link.clone(), phase.clone());
         for subscription in settings.subscriptions {

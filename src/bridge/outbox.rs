@@ -116,6 +116,8 @@ pub struct Frame {
     pub drain: Option<Duration>,
     /// How the subscription is doing.
     pub status: Option<Status>,
+    /// The effective window in messages and bytes, when it has changed; never without `status`.
+    pub window: Option<(u32, u64)>,
 }
 
 impl Frame {
@@ -137,18 +139,28 @@ pub struct FrameLimits {
     pub bytes_max: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     deliveries: VecDeque<Handout>,
+    /// What the handler's pace allows in one frame.
+    frame_messages_max: usize,
     pending: Frame,
     end: Option<StreamEnd>,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Inner>,
     filled: Notify,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        // Nothing is known of a new handler's pace: one that settles once a frame must not be late with its first.
+        let inner = Inner { deliveries: VecDeque::new(), frame_messages_max: 1, pending: Frame::default(), end: None };
+        Self { inner: Mutex::new(inner), filled: Notify::new() }
+    }
 }
 
 impl Outbox {
@@ -180,6 +192,19 @@ impl Outbox {
 
     pub(super) fn revoke(&self, reason: RevocationReason, ids: Vec<DeliveryId>) {
         self.put(|inner| inner.pending.revocations.push((reason, ids)));
+    }
+
+    /// What the handler's pace allows in one frame from now on.
+    pub(super) fn pace(&self, frame_messages_max: usize) {
+        self.lock().frame_messages_max = frame_messages_max.max(1);
+    }
+
+    /// Its effective window has changed.
+    pub(super) fn tell_window(&self, messages_max: u32, bytes_max: u64, status: Status) {
+        self.put(|inner| {
+            inner.pending.status = Some(status);
+            inner.pending.window = Some((messages_max, bytes_max));
+        });
     }
 
     pub(super) fn tell(&self, status: Status) {
@@ -216,7 +241,11 @@ impl Outbox {
             {
                 let mut inner = self.lock();
                 let mut frame = std::mem::take(&mut inner.pending);
-                if inner.end.is_none() {
+                // A delivery that fills a frame by itself leaves no room for what else there is to say.
+                let is_huge = inner.deliveries.front().is_some_and(|next| next.size.encoded > limits.bytes_max);
+                if inner.end.is_none() && (frame.is_empty() || !is_huge) {
+                    let messages_max = limits.messages_max.min(inner.frame_messages_max);
+                    let limits = FrameLimits { messages_max, ..limits };
                     take_deliveries(&mut inner.deliveries, &mut frame.deliveries, limits);
                 }
                 if !frame.is_empty() {
@@ -272,12 +301,32 @@ mod tests {
     #[tokio::test]
     async fn frames_hold_what_fits_and_a_large_one_travels_alone() {
         let outbox = Outbox::default();
+        outbox.pace(64);
         outbox.deliver([(1, 10), (2, 10), (3, 10), (4, 10), (5, 500), (6, 60), (7, 60)].map(|(id, n)| handout(id, n)));
         assert_eq!(next_ids(&outbox).await, [1, 2, 3]);
         assert_eq!(next_ids(&outbox).await, [4]);
         assert_eq!(next_ids(&outbox).await, [5]);
         assert_eq!(next_ids(&outbox).await, [6]);
         assert_eq!(next_ids(&outbox).await, [7]);
+    }
+
+    #[tokio::test]
+    async fn a_new_handler_gets_frames_of_one_until_its_pace_is_known() {
+        let outbox = Outbox::default();
+        outbox.deliver([1, 2, 3, 4].map(|id| handout(id, 10)));
+        assert_eq!(next_ids(&outbox).await, [1]);
+        outbox.pace(2);
+        assert_eq!(next_ids(&outbox).await, [2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_fills_its_frame_shares_it_with_nothing() {
+        let outbox = Outbox::default();
+        outbox.deliver([handout(1, 500)]);
+        outbox.revoke(RevocationReason::LeaseLimit, vec![DeliveryId(9)]);
+        let first = outbox.next(LIMITS).await.unwrap();
+        assert_eq!((first.deliveries.len(), first.revocations.len()), (0, 1));
+        assert_eq!(next_ids(&outbox).await, [1]);
     }
 
     #[tokio::test]

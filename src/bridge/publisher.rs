@@ -1,19 +1,17 @@
 //! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::lane::{self, LaneHandle, LaneTerms};
 use super::link::LinkWatch;
 use crate::broker::{Confirm, LaneRole, Publication};
+use crate::domain::name::ExchangeName;
 use crate::runtime::{Phase, PhaseWatch, Tasks};
-use crate::telemetry::metrics;
-
-/// Exchanges that get a label of their own; further ones share `other`.
-const EXCHANGE_LABELS_MAX: usize = 256;
+use crate::telemetry::metrics::{self, CappedLabel};
 
 /// Limits of publishing.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +55,7 @@ struct Shared {
     limits: PublishLimits,
     link: LinkWatch,
     phase: PhaseWatch,
-    labels: Mutex<BTreeSet<String>>,
+    labels: CappedLabel,
 }
 
 impl Publisher {
@@ -73,7 +71,7 @@ impl Publisher {
             limits,
             link: link.clone(),
             phase,
-            labels: Mutex::new(BTreeSet::new()),
+            labels: CappedLabel::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -86,13 +84,13 @@ impl Publisher {
     /// Nothing was sent: the sidecar stops, the broker is blocked, or too much is in flight.
     pub async fn publish(&self, publications: Vec<Publication>) -> Result<Vec<Confirm>, Refusal> {
         let shared = &self.shared;
-        let exchanges: Vec<String> = publications.iter().map(|p| p.message.exchange.as_str().to_owned()).collect();
+        let exchanges: Vec<ExchangeName> = publications.iter().map(|p| p.message.exchange.clone()).collect();
         if shared.phase.now() >= Phase::GiveBack {
-            self.count(exchanges.iter(), "draining");
+            self.count(exchanges.iter().map(|exchange| (exchange, "draining")));
             return Err(Refusal::Draining);
         }
-        if let Some(reason) = shared.link.now().blocked {
-            self.count(exchanges.iter(), "blocked");
+        if let Some(reason) = shared.link.blocked() {
+            self.count(exchanges.iter().map(|exchange| (exchange, "blocked")));
             return Err(Refusal::Blocked(reason));
         }
         let Some(_permits) = self.permits(&publications) else {
@@ -107,9 +105,7 @@ impl Publisher {
         for answer in answers {
             confirms.push(answer.await.unwrap_or(Confirm::Lost));
         }
-        for (exchange, confirm) in exchanges.iter().zip(&confirms) {
-            self.count(std::iter::once(exchange), result_label(confirm));
-        }
+        self.count(exchanges.iter().zip(confirms.iter().map(result_label)));
         Ok(confirms)
     }
 
@@ -124,13 +120,13 @@ impl Publisher {
         Some((messages, kib))
     }
 
-    fn count<'a>(&self, exchanges: impl Iterator<Item = &'a String>, result: &'static str) {
-        for exchange in exchanges {
-            let is_known = {
-                let mut labels = self.shared.labels.lock().unwrap_or_else(PoisonError::into_inner);
-                labels.contains(exchange) || (labels.len() < EXCHANGE_LABELS_MAX && labels.insert(exchange.clone()))
-            };
-            metrics::published(if is_known { exchange } else { "other" }, result, 1);
+    fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {
+        let mut counts: BTreeMap<(&ExchangeName, &'static str), u64> = BTreeMap::new();
+        for result in results {
+            *counts.entry(result).or_default() += 1;
+        }
+        for ((exchange, result), count) in counts {
+            metrics::published(self.shared.labels.of(exchange.as_str()), result, count);
         }
     }
 }

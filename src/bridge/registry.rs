@@ -1,12 +1,12 @@
 //! The subscriptions of this sidecar: configured ones and those that handlers bring. Knows no wire.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
 use super::link::LinkWatch;
-use super::subscription::{self, AttachError, AttachRequest, Attached, Context, Parts, SubscriptionHandle};
+use super::subscription::{self, AttachError, AttachRequest, Attached, Context, Kept, Parts, SubscriptionHandle};
 use crate::domain::name::SubscriptionName;
 use crate::domain::subscription::Subscription;
 use crate::runtime::{PhaseWatch, Tasks};
@@ -14,20 +14,14 @@ use crate::runtime::{PhaseWatch, Tasks};
 /// Subscriptions that handlers may bring beside the configured ones.
 const DECLARED_MAX: usize = 1_000;
 
-/// A running subscription and whether the settings name it.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// What it was started with.
-    pub subscription: Arc<Subscription>,
-    /// False = a handler brought it.
-    pub is_configured: bool,
-}
-
 /// Why a subscription was not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeclareError {
-    /// Too many were brought already.
-    TooMany,
+    /// Too many are there already.
+    TooMany {
+        /// How many may be there.
+        limit: usize,
+    },
 }
 
 /// The subscriptions of this process. Clones share them.
@@ -43,7 +37,7 @@ struct Shared {
     link: LinkWatch,
     phase: PhaseWatch,
     alive: Mutex<Option<mpsc::Sender<std::convert::Infallible>>>,
-    running: Mutex<BTreeMap<SubscriptionName, (SubscriptionHandle, bool)>>,
+    running: Mutex<BTreeMap<SubscriptionName, (SubscriptionHandle, Kept)>>,
 }
 
 /// Waits for the end of all subscriptions.
@@ -65,69 +59,75 @@ impl Registry {
         (Self { shared }, AllEnded(ended))
     }
 
-    /// Starts a subscription of the settings.
-    pub(super) fn configure(&self, subscription: Subscription) {
-        self.start(subscription, true);
+    fn running(&self) -> MutexGuard<'_, BTreeMap<SubscriptionName, (SubscriptionHandle, Kept)>> {
+        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, (handle, _)| !handle.has_ended());
+        running
     }
 
-    fn start(&self, subscription: Subscription, is_configured: bool) -> Option<SubscriptionHandle> {
+    /// Starts a subscription of the settings.
+    pub(super) fn configure(&self, subscription: Subscription) {
+        let mut running = self.running();
+        self.start(&mut running, subscription, Kept::Always);
+    }
+
+    fn start(
+        &self,
+        running: &mut BTreeMap<SubscriptionName, (SubscriptionHandle, Kept)>,
+        subscription: Subscription,
+        kept: Kept,
+    ) {
         let shared = &self.shared;
-        let alive = shared.alive.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let mut running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((handle, _)) = running.get(&subscription.name) {
-            return Some(handle.clone());
+        let Some(alive) = shared.alive.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        if running.contains_key(&subscription.name) {
+            return;
         }
         let parts = Parts {
             context: Arc::clone(&shared.context),
             link: shared.link.clone(),
             phase: shared.phase.clone(),
+            kept,
             alive,
         };
         let name = subscription.name.clone();
-        let handle = subscription::start(&shared.tasks, subscription, parts);
-        running.insert(name, (handle.clone(), is_configured));
-        Some(handle)
+        running.insert(name, (subscription::start(&shared.tasks, subscription, parts), kept));
     }
 
-    /// The subscription of this name.
-    pub fn find(&self, name: &SubscriptionName) -> Option<Known> {
-        let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (handle, is_configured) = running.get(name)?;
-        Some(Known { subscription: Arc::clone(&handle.subscription), is_configured: *is_configured })
+    /// The running subscription of this name, as it was started.
+    pub fn find(&self, name: &SubscriptionName) -> Option<Arc<Subscription>> {
+        self.running().get(name).map(|(handle, _)| Arc::clone(&handle.subscription))
     }
 
-    /// The names of all subscriptions.
-    pub fn names(&self) -> Vec<SubscriptionName> {
-        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    /// The names of the subscriptions that the settings name.
+    pub fn configured(&self) -> Vec<SubscriptionName> {
+        let running = self.running();
+        running.iter().filter(|(_, (_, kept))| *kept == Kept::Always).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Starts a subscription that a handler brings. If one of this name is there meanwhile, it stays.
+    /// Starts a subscription that a handler brings; it ends with its last handler. If one of this name is there
+    /// meanwhile, that one stays.
     ///
     /// # Errors
     /// Handlers have brought too many.
     pub fn declare(&self, subscription: Subscription) -> Result<(), DeclareError> {
-        let declared = {
-            let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.values().filter(|(_, is_configured)| !is_configured).count()
-        };
-        if declared >= DECLARED_MAX {
-            return Err(DeclareError::TooMany);
+        let mut running = self.running();
+        if running.values().filter(|(_, kept)| *kept == Kept::WhileUsed).count() >= DECLARED_MAX {
+            return Err(DeclareError::TooMany { limit: DECLARED_MAX });
         }
-        self.start(subscription, false);
+        self.start(&mut running, subscription, Kept::WhileUsed);
         Ok(())
     }
 
-    /// Joins a subscription; `None` = there is none of this name.
-    pub async fn attach(
-        &self,
-        name: &SubscriptionName,
-        request: AttachRequest,
-    ) -> Option<Result<Attached, AttachError>> {
-        let handle = {
-            let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.get(name)?.0.clone()
-        };
-        Some(handle.attach(request).await)
+    /// Joins a subscription.
+    ///
+    /// # Errors
+    /// It takes no more handlers, the sidecar stops, or there is none of this name (any more).
+    pub async fn attach(&self, name: &SubscriptionName, request: AttachRequest) -> Result<Attached, AttachError> {
+        let handle = self.running().get(name).map(|(handle, _)| handle.clone());
+        match handle {
+            Some(handle) => handle.attach(request).await,
+            None => Err(AttachError::Gone),
+        }
     }
 
     /// Starts no further subscription, so that their end can be waited for.

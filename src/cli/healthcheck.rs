@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 pub(super) async fn run(args: &HealthcheckArgs, console: &mut Console<'_>) -> ExitStatus {
     let given = match &args.admin_endpoint {
         Some(address) => Some(address.clone()),
-        None => match settings::load(Command::Validate, &args.settings, console) {
+        None => match settings::load(Command::Client, &args.settings, console) {
             Ok(loaded) => address(&loaded.settings),
             Err(status) => return status,
         },

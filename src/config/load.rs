@@ -25,6 +25,8 @@ pub enum Command {
     Dev,
     /// A check of what [`Command::Run`] would do.
     Validate,
+    /// A question to a running sidecar: only addresses matter, and no broker need be named.
+    Client,
 }
 
 /// Flags that stand for one key each; `None` = not given.
@@ -213,6 +215,7 @@ fn backend(request: &LoadRequest, values: &Values, problems: &mut Problems, warn
             }
             memory()
         }
+        None if address.is_none() && request.command == Command::Client => memory(),
         None if address.is_none() && !problems.iter().any(may_have_named_a_broker) => {
             let fault = Fault::new("no broker is named");
             let hint = "set AMQP_URL or BUS_BACKEND, or try `sidebus dev`, which needs no broker";

@@ -13,6 +13,7 @@ pub mod lane_batch;
 pub mod ledger;
 pub mod message;
 pub mod name;
+pub mod pace;
 pub mod readiness;
 pub mod record;
 pub mod subscription;

@@ -25,6 +25,9 @@ use crate::runtime::TaskKind;
 #[derive(Debug, Clone)]
 pub(super) struct Consumer(pub(super) Arc<Door>);
 
+/// Tries to join a subscription that goes at the same moment.
+const ATTACH_TRIES: usize = 3;
+
 type Frames = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -93,42 +96,45 @@ pub(super) struct Joined {
 impl Door {
     async fn attach(&self, open: OpenRequest, peer: String) -> Result<(Arc<Subscription>, Joined), Problem> {
         let name = self.name_of(&open)?;
-        let subscription = self.subscription_of(&name, &open)?;
-        let settle_timeout = open.settle_timeout_within(&subscription.delivery)?;
         let limits = FrameLimits {
             messages_max: open.batch.messages_max,
-            bytes_max: u64::try_from(open.batch.bytes_max.min(open.frame_bytes_max)).unwrap_or(u64::MAX),
+            bytes_max: bytes(open.batch.bytes_max.min(open.frame_bytes_max)),
         };
-        let request = AttachRequest {
-            handler: open.handler.unwrap_or(peer),
-            messages_max: open.window.messages.map(u32::from),
-            bytes_max: open.window.bytes.unwrap_or(self.settings.window_bytes),
-            settle_timeout: Some(settle_timeout),
-            frame_bytes_max: u64::try_from(open.frame_bytes_max).unwrap_or(u64::MAX),
-            results: match open.result_mode {
-                ResultMode::Failures => Results::Failures,
-                ResultMode::All => Results::All,
-            },
-        };
-        let not_found = || Problem::SubscriptionNotFound(name.as_str().to_owned());
-        match self.registry.attach(&name, request).await.ok_or_else(not_found)? {
-            Ok(joined) => Ok((subscription, Joined { joined, limits })),
-            Err(AttachError::Draining) => Err(Problem::Draining),
-            Err(AttachError::HandlerLimit { handlers_max }) => Err(Problem::HandlerLimit {
-                what: format!("handlers of subscription {name}"),
-                limit: u64::from(handlers_max),
-            }),
+        // A subscription that a handler brought goes with its last handler, which may be between our two looks.
+        for _ in 0..ATTACH_TRIES {
+            let subscription = self.subscription_of(&name, &open)?;
+            let request = AttachRequest {
+                handler: label(open.handler.as_deref().unwrap_or(&peer)),
+                messages_max: open.window.messages.map(u32::from),
+                bytes_max: open.window.bytes.unwrap_or(self.settings.window_bytes),
+                settle_timeout: Some(open.settle_timeout_within(&subscription.delivery)?),
+                frame_bytes_max: bytes(open.frame_bytes_max),
+                results: match open.result_mode {
+                    ResultMode::Failures => Results::Failures,
+                    ResultMode::All => Results::All,
+                },
+            };
+            match self.registry.attach(&name, request).await {
+                Ok(joined) => return Ok((subscription, Joined { joined, limits })),
+                Err(AttachError::Gone) => {}
+                Err(AttachError::Draining) => return Err(Problem::Draining),
+                Err(AttachError::HandlerLimit { handlers_max }) => {
+                    let what = format!("handlers of subscription {name}");
+                    return Err(Problem::HandlerLimit { what, limit: u64::from(handlers_max) });
+                }
+            }
         }
+        Err(Problem::Draining)
     }
 
     fn name_of(&self, open: &OpenRequest) -> Result<SubscriptionName, Problem> {
         if let Some(name) = &open.subscription {
             return Ok(name.clone());
         }
-        let mut names = self.registry.names();
-        match (names.pop(), names.is_empty()) {
-            (Some(only), true) => Ok(only),
-            (last, _) => Err(Problem::SubscriptionRequired { configured: names.len() + usize::from(last.is_some()) }),
+        let configured = self.registry.configured();
+        match configured.as_slice() {
+            [only] => Ok(only.clone()),
+            names => Err(Problem::SubscriptionRequired { configured: names.len() }),
         }
     }
 
@@ -143,9 +149,9 @@ impl Door {
             dead_letter: &settings.dead_letter,
         };
         match (self.registry.find(name), &open.declare) {
-            (Some(known), None) => Ok(known.subscription),
-            (Some(known), Some(spec)) => match wire::differences(&known.subscription, spec, &defaults)? {
-                None => Ok(known.subscription),
+            (Some(running), None) => Ok(running),
+            (Some(running), Some(spec)) => match wire::differences(&running, spec, &defaults)? {
+                None => Ok(running),
                 Some(difference) => Err(Problem::DeclareDiffers { subscription: name.as_str().to_owned(), difference }),
             },
             (None, None) => Err(Problem::SubscriptionNotFound(name.as_str().to_owned())),
@@ -155,15 +161,23 @@ impl Door {
             }),
             (None, Some(spec)) => {
                 let subscription = wire::subscription_from_proto(name, spec.clone(), &defaults)?;
-                self.registry.declare(subscription).map_err(|DeclareError::TooMany| Problem::HandlerLimit {
-                    what: "subscriptions brought by handlers".to_owned(),
-                    limit: 1_000,
+                self.registry.declare(subscription).map_err(|DeclareError::TooMany { limit }| {
+                    let what = "subscriptions brought by handlers".to_owned();
+                    Problem::HandlerLimit { what, limit: bytes(limit) }
                 })?;
-                let known = self.registry.find(name);
-                known.map(|known| known.subscription).ok_or(Problem::Draining)
+                self.registry.find(name).ok_or(Problem::Draining)
             }
         }
     }
+}
+
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// A label without control characters: it goes into log lines and headers.
+fn label(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The sending side of a stream.

@@ -37,21 +37,24 @@ pub(super) fn said_from_proto(frame: v1::SubscribeRequest) -> Result<Said, Probl
 
 /// The first frame of the server.
 pub(super) fn opened_to_proto(stream_id: u64, opened: &Opened) -> v1::SubscribeResponse {
-    let flow = v1::FlowControl {
-        max_in_flight_messages: Some(i32::try_from(opened.messages_max).unwrap_or(i32::MAX)),
-        max_in_flight_bytes: Some(i64::try_from(opened.bytes_max).unwrap_or(i64::MAX)),
-    };
     v1::SubscribeResponse {
         opened: Some(v1::SubscribeOpened {
             stream_id: stream_id.to_string(),
             subscription: opened.subscription.clone(),
-            flow: Some(flow),
+            flow: Some(flow(opened.messages_max, opened.bytes_max)),
             settle_timeout: Some(duration_to_proto(opened.settle_timeout)),
             max_lease: Some(duration_to_proto(opened.max_lease)),
             ordering_mode: v1::OrderingMode::None.into(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
         }),
         ..v1::SubscribeResponse::default()
+    }
+}
+
+fn flow(messages_max: u32, bytes_max: u64) -> v1::FlowControl {
+    v1::FlowControl {
+        max_in_flight_messages: Some(i32::try_from(messages_max).unwrap_or(i32::MAX)),
+        max_in_flight_bytes: Some(i64::try_from(bytes_max).unwrap_or(i64::MAX)),
     }
 }
 
@@ -62,7 +65,7 @@ pub(super) fn frame_to_proto(frame: Frame, queue: &str) -> v1::SubscribeResponse
         results: results(frame.results),
         revocations: frame.revocations.into_iter().map(revocation).collect(),
         drain: frame.drain.map(drain),
-        status: frame.status.map(status),
+        status: frame.status.map(|now| status(now, frame.window)),
         opened: None,
     }
 }
@@ -133,7 +136,7 @@ fn drain(grace: Duration) -> v1::Drain {
     v1::Drain { reason: v1::DrainReason::Shutdown.into(), grace: Some(duration_to_proto(grace)), reconnect: false }
 }
 
-fn status(status: Status) -> v1::SubscriptionStatus {
+fn status(status: Status, window: Option<(u32, u64)>) -> v1::SubscriptionStatus {
     let state = match status.state {
         SubscriptionState::Active => v1::SubscriptionState::Active,
         SubscriptionState::BrokerDown => v1::SubscriptionState::BrokerDown,
@@ -142,7 +145,7 @@ fn status(status: Status) -> v1::SubscriptionStatus {
     v1::SubscriptionStatus {
         state: state.into(),
         description: status.description,
-        flow: None,
+        flow: window.map(|(messages, bytes)| flow(messages, bytes)),
         held_count: i32::try_from(status.held).unwrap_or(i32::MAX),
     }
 }

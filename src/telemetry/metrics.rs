@@ -1,5 +1,8 @@
 //! The metrics by name: one constant each, and handles that are looked up once and not for every message.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -48,6 +51,8 @@ pub const DEAD_LETTERS: &str = "sidebus_dead_letters_total";
 /// Headers of ours that came another way than our copies.
 pub const HEADERS_DISTRUSTED: &str = "sidebus_headers_distrusted_total";
 
+/// Values of one label before further ones share `other`.
+const LABEL_VALUES_MAX: usize = 256;
 /// Upper bounds in seconds, as OpenTelemetry's messaging conventions have them.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 /// Upper bounds of batches in messages.
@@ -93,6 +98,20 @@ fn describe() {
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
     describe_counter!(DEAD_LETTERS, "dead letters stored, by cause");
     describe_counter!(HEADERS_DISTRUSTED, "x-sidebus headers that did not come the way of our copies");
+}
+
+/// Values of one label that have been seen; further ones share `other`, so that names that callers invent do not grow
+/// the page without end.
+#[derive(Debug, Default)]
+pub struct CappedLabel(Mutex<BTreeSet<String>>);
+
+impl CappedLabel {
+    /// The value itself while there are few, else `other`.
+    pub fn of<'a>(&self, value: &'a str) -> &'a str {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = seen.contains(value) || (seen.len() < LABEL_VALUES_MAX && seen.insert(value.to_owned()));
+        if is_known { value } else { "other" }
+    }
 }
 
 /// The handles of one subscription.
@@ -207,4 +226,20 @@ pub fn ready(ready: bool) {
 /// Headers of ours on messages that did not come the way of our copies.
 pub fn headers_distrusted(count: usize) {
     counter!(HEADERS_DISTRUSTED, "reason" => "origin").increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invented_names_share_a_label_when_there_are_many() {
+        let label = CappedLabel::default();
+        for number in 0..LABEL_VALUES_MAX {
+            let name = format!("exchange-{number}");
+            assert_eq!(label.of(&name), name);
+        }
+        assert_eq!(label.of("one-more"), "other");
+        assert_eq!(label.of("exchange-0"), "exchange-0");
+    }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use sidebus::grpc::proto::sidebus::v1;
 
 use crate::support::handler::{Handler, message};
+use crate::support::nodes;
 use crate::support::publisher::numbered;
-use crate::support::rabbitmq;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -28,7 +28,7 @@ fn event(key: &str) -> v1::Message {
 
 #[tokio::test]
 async fn the_worked_example_runs_as_written() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let vhost = node.virtual_host().await;
     let scene = Scene::on(node.url(("guest", "guest"), &vhost));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sidebus.toml");
@@ -74,7 +74,7 @@ async fn the_worked_example_runs_as_written() {
 
 #[tokio::test]
 async fn two_variables_and_queues_brought_by_handlers_are_a_whole_service() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let vhost = node.virtual_host().await;
     let scene = Scene::on(node.url(("guest", "guest"), &vhost));
     let sidecar = Sidecar::from_environment(&[("BUS_BACKEND", "amqp"), ("AMQP_URL", &scene.url)]).await;

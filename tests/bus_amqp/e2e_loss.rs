@@ -8,8 +8,8 @@ use sidebus::grpc::proto::sidebus::v1;
 use tokio::time::Instant;
 
 use crate::support::handler::{Handler, number};
+use crate::support::nodes;
 use crate::support::process::Process;
-use crate::support::rabbitmq;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -85,7 +85,7 @@ async fn nothing_is_lost_when_the_sidecar_is_killed_with_deliveries_in_flight() 
 
 #[tokio::test]
 async fn a_stream_outlives_its_killed_broker_and_everything_confirmed_is_handled() {
-    let mut node = rabbitmq::mortal().await;
+    let mut node = nodes::mortal().await;
     let scene = Scene::on(node.url(("guest", "guest"), "/"));
     let sidecar = scene.sidecar(&scene.work("")).await;
     let mut handler = sidecar.handler().await;

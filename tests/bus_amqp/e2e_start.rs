@@ -3,6 +3,7 @@
 use sidebus::grpc::proto::sidebus::v1;
 
 use crate::support::handler::{Handler, number};
+use crate::support::nodes;
 use crate::support::rabbitmq;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
@@ -31,7 +32,7 @@ async fn refused(sidecar: &Sidecar) -> String {
 
 #[tokio::test]
 async fn without_a_broker_it_begins_as_soon_as_one_is_there() {
-    let mut node = rabbitmq::mortal().await;
+    let mut node = nodes::mortal().await;
     let scene = Scene::on(node.url(("guest", "guest"), "/"));
     node.kill();
     let sidecar = scene.sidecar_not_ready(&[BACKOFF, &scene.work("")].concat()).await;
@@ -53,7 +54,7 @@ async fn without_a_broker_it_begins_as_soon_as_one_is_there() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_without_the_password_and_tried_until_it_is_right() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let user = rabbitmq::prefix();
     node.ctl(&["add_user", &user, "another"]).await;
     node.ctl(&["set_permissions", "-p", "/", &user, ".*", ".*", ".*"]).await;
@@ -71,7 +72,7 @@ async fn a_wrong_password_is_told_without_the_password_and_tried_until_it_is_rig
 
 #[tokio::test]
 async fn a_missing_virtual_host_is_named_and_used_once_it_is_there() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let vhost = rabbitmq::prefix();
     let scene = Scene::on(node.url(("guest", "guest"), &vhost));
     let sidecar = scene.sidecar_not_ready(&[BACKOFF, &scene.work("")].concat()).await;
@@ -86,7 +87,7 @@ async fn a_missing_virtual_host_is_named_and_used_once_it_is_there() {
 
 #[tokio::test]
 async fn a_user_who_may_not_declare_is_told_so_and_begins_once_it_may() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let user = rabbitmq::prefix();
     node.ctl(&["add_user", &user, SECRET]).await;
     node.ctl(&["set_permissions", "-p", "/", &user, "^$", ".*", ".*"]).await;

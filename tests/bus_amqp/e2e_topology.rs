@@ -7,12 +7,12 @@ use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
 use crate::support::handler::number;
-use crate::support::rabbitmq;
+use crate::support::nodes;
 use crate::support::scene::{Scene, Sidecar};
 
 /// Listings of `rabbitmqctl` that show every argument.
 async fn shape(vhost: &str) -> BTreeMap<&'static str, Vec<String>> {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let rows = |text: String| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
     let queues = node.ctl(&["list_queues", "-p", vhost, "name", "type", "durable", "arguments"]).await;
     let exchanges = node.ctl(&["list_exchanges", "-p", vhost, "name", "type", "durable", "arguments"]).await;
@@ -24,7 +24,7 @@ async fn shape(vhost: &str) -> BTreeMap<&'static str, Vec<String>> {
 
 #[tokio::test]
 async fn promised_objects_that_were_made_as_classic_ones_are_adopted_untouched() {
-    let node = rabbitmq::managed().await;
+    let node = nodes::managed().await;
     let vhost = node.virtual_host().await;
     let scene = Scene::on(node.url(("guest", "guest"), &vhost));
     let amqp = scene.amqp().await;

@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod bridge;
 mod conformance_memory;
 mod deploy;
 mod documents;

@@ -1,8 +1,11 @@
 //! What several test binaries share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod container;
 pub(crate) mod examples;
 pub(crate) mod handler;
+pub(crate) mod identity;
+pub(crate) mod nodes;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod publisher;

@@ -13,8 +13,11 @@ use secrecy::SecretString;
 use sidebus::broker::amqp::AmqpOptions;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, interval};
+
+use super::container::{self, BrokerContainer};
+pub(crate) use super::identity::Identity;
 
 /// The only variable that tests read. Never `AMQP_URL`, which people export for their own broker.
 const URL_VARIABLE: &str = "BUS_TEST_AMQP_URL";
@@ -41,39 +44,24 @@ pub(crate) struct SharedBroker {
     pub(crate) password: String,
     /// The private node; none where a URL was given.
     pub(crate) node: Option<BrokerHandle>,
+    /// The container, where it runs in one.
+    pub(crate) container: Option<BrokerContainer>,
 }
 
 static SHARED: OnceCell<SharedBroker> = OnceCell::const_new();
 
-/// The broker of this test process. Sources in order: the URL, then a private node.
+/// The broker of this test process. Sources in order: the URL, a private node, a container where no server is
+/// installed and an engine answers.
 pub(crate) async fn shared() -> &'static SharedBroker {
     SHARED
         .get_or_init(async || match given_url() {
             Some(url) => SharedBroker::from_url(&url),
-            // The place for containers, where an engine answers and no server is installed.
+            None if scripts().is_none() && container::engine_is_there() => {
+                SharedBroker::contained(container::start().await)
+            }
             None => SharedBroker::private(BrokerHandle::start().await),
         })
         .await
-}
-
-/// A node that tests may ask and change with `rabbitmqctl`: the shared one if it is ours, else a private one beside it.
-pub(crate) async fn managed() -> &'static BrokerHandle {
-    static BESIDE: OnceCell<BrokerHandle> = OnceCell::const_new();
-    match &shared().await.node {
-        Some(node) => node,
-        None => BESIDE.get_or_init(BrokerHandle::start).await,
-    }
-}
-
-/// A node for one test at a time, which may kill it; it is running when the next test gets it.
-pub(crate) async fn mortal() -> MutexGuard<'static, BrokerHandle> {
-    static MORTAL: OnceCell<Mutex<BrokerHandle>> = OnceCell::const_new();
-    let node = MORTAL.get_or_init(async || Mutex::new(BrokerHandle::start().await)).await;
-    let mut node = node.lock().await;
-    if node.broker.is_none() {
-        node.restart().await;
-    }
-    node
 }
 
 #[expect(
@@ -100,6 +88,7 @@ impl SharedBroker {
             username: if url.username().is_empty() { "guest".to_owned() } else { decode(url.username()) },
             password: url.password().map_or_else(|| "guest".to_owned(), decode),
             node: None,
+            container: None,
         }
     }
 
@@ -112,6 +101,20 @@ impl SharedBroker {
             username: "guest".to_owned(),
             password: "guest".to_owned(),
             node: Some(node),
+            container: None,
+        }
+    }
+
+    fn contained(container: BrokerContainer) -> Self {
+        Self {
+            tls: false,
+            host: "127.0.0.1".to_owned(),
+            port: container.port,
+            vhost: "/".to_owned(),
+            username: "guest".to_owned(),
+            password: "guest".to_owned(),
+            node: None,
+            container: Some(container),
         }
     }
 
@@ -171,45 +174,16 @@ impl SharedBroker {
     }
 }
 
+/// The folder of the server's own scripts, where it is installed.
+fn scripts() -> Option<&'static Path> {
+    SCRIPT_FOLDERS.iter().map(Path::new).find(|folder| folder.join("rabbitmq-server").exists())
+}
+
 /// A prefix that nobody else has.
 pub(crate) fn prefix() -> String {
     let mut bytes = [0_u8; 6];
     getrandom::fill(&mut bytes).expect("randomness");
     bytes.iter().fold("t-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
-}
-
-/// What a TLS listener shows; everything in PEM.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) authority: String,
-    pub(crate) certificate: String,
-    pub(crate) key: String,
-}
-
-impl Identity {
-    /// For 127.0.0.1 and localhost, by an authority that nobody else trusts.
-    pub(crate) fn for_loopback() -> Self {
-        let authority_key = rcgen::KeyPair::generate().expect("a key");
-        let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("an authority without names");
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        authority.distinguished_name.push(rcgen::DnType::CommonName, "tests");
-        let authority_text = authority.self_signed(&authority_key).expect("an authority").pem();
-        let issuer = rcgen::Issuer::new(authority, authority_key);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
-        let leaf = rcgen::CertificateParams::new(names).expect("good names").signed_by(&key, &issuer);
-        Self { authority: authority_text, certificate: leaf.expect("a certificate").pem(), key: key.serialize_pem() }
-    }
-
-    fn settings(&self, folder: &Path, port: u16) -> String {
-        let files = [("cacertfile", &self.authority), ("certfile", &self.certificate), ("keyfile", &self.key)];
-        let lines = files.map(|(name, text)| {
-            let path = folder.join(format!("{name}.pem"));
-            fs::write(&path, text).expect("a PEM file");
-            format!("ssl_options.{name} = {}\n", path.display())
-        });
-        format!("listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.verify = verify_none\n{}", lines.concat())
-    }
 }
 
 /// A node that belongs to whoever holds this: to be killed, started again and asked. It dies when this is dropped, and
@@ -248,7 +222,7 @@ impl BrokerHandle {
     }
 
     async fn try_start(identity: Option<&Identity>) -> Result<Self, String> {
-        let scripts = SCRIPT_FOLDERS.iter().map(Path::new).find(|folder| folder.join("rabbitmq-server").exists());
+        let scripts = scripts();
         let scripts = scripts.unwrap_or_else(|| panic!("no rabbitmq-server here: install it, or set {URL_VARIABLE}"));
         let [port, tls_port, dist_port, epmd_port] = free_ports();
         let name = prefix();
@@ -296,6 +270,11 @@ impl BrokerHandle {
             turns.tick().await;
         }
         Ok(())
+    }
+
+    /// False after a kill.
+    pub(crate) fn is_running(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// Kills the node without any notice.

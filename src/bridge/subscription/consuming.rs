@@ -1,5 +1,6 @@
 //! How the pump consumes: begins with its first handler, follows the windows, starts again after failures.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::intake::{Adjusted, Intake, IntakeEvent, Started};
 use super::pump::{Load, Pump, size_of};
 use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch};
 use crate::domain::backoff::full_jitter;
+use crate::domain::ledger::DeliveryId;
 use crate::domain::record;
 use crate::domain::window;
 use crate::runtime::Phase;
@@ -33,6 +35,7 @@ impl Pump {
     }
 
     fn started(&mut self, started: Started) {
+        self.is_status_due = true;
         info!(
             subscription = %self.subscription.name, queue = %self.subscription.queue.name,
             prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
@@ -48,13 +51,17 @@ impl Pump {
 
     fn arrived(&mut self, batch: Vec<Incoming>) {
         let now = Instant::now();
+        if let Some(first) = batch.first() {
+            // One consumer, one channel.
+            self.settling.arrived((first.receipt.session(), first.receipt.channel()), batch.len());
+        }
         for Incoming { message, redelivered, receipt } in batch {
             let seen = record::read(message, &self.subscription.queue.name);
             if seen.distrusted_headers > 0 {
                 metrics::headers_distrusted(seen.distrusted_headers);
             }
             let size = size_of(&seen);
-            let load = Load { receipt, seen: Arc::new(seen), redelivered, arrived: now, handed: now };
+            let load = Load { receipt, seen: Arc::new(seen), redelivered, size, arrived: now, handed: now };
             self.ledger.arrive(now.into_std(), load, size);
         }
     }
@@ -71,11 +78,13 @@ impl Pump {
                 self.metrics.prefetch.set(0.0);
                 self.intake = Intake::Idle { retry_at: None };
                 self.give_back_waiting();
+                self.settling.retire_all();
             }
         }
     }
 
     fn consumer_failed(&mut self, error: BrokerError) {
+        self.is_status_due = true;
         let failures = self.trouble.as_ref().map_or(1, |(_, failures)| failures.saturating_add(1));
         let wait = full_jitter(failures, CONSUME_BACKOFF, fastrand::f64());
         warn!(
@@ -87,7 +96,7 @@ impl Pump {
         self.intake = Intake::after_failure(wait);
         match &error {
             // The channel is alive: what handlers hold can still be settled.
-            BrokerError::ConsumerCancelled { .. } => {}
+            BrokerError::ConsumerCancelled { .. } => self.settling.retire_all(),
             BrokerError::Mismatch { .. } => self.end_all(&StreamEnd::Mismatch(error.clone())),
             BrokerError::Unreachable { .. }
             | BrokerError::Tls { .. }
@@ -99,12 +108,16 @@ impl Pump {
             | BrokerError::ChannelClosed { .. }
             | BrokerError::SessionLost { .. }
             | BrokerError::TimedOut { .. }
-            | BrokerError::Unsupported { .. } => self.receipts_lost(),
+            | BrokerError::Unsupported { .. } => {
+                self.settling.forget_all();
+                self.receipts_lost();
+            }
         }
         self.trouble = Some((error, failures));
     }
 
     pub(super) fn link_changed(&mut self) {
+        self.is_status_due = true;
         let live = self.link.live().map(|live| live.id);
         if self.intake.session().is_some() && self.intake.session() != live {
             self.intake = Intake::Idle { retry_at: None };
@@ -125,11 +138,12 @@ impl Pump {
 
     /// The receipts of everything in the ledger are worthless: the broker hands the messages out again.
     pub(super) fn receipts_lost(&mut self) {
-        for peer in self.peers.values() {
-            peer.outbox.take_unwritten();
-        }
-        for (stream, ids) in self.ledger.session_lost() {
-            if let Some(peer) = self.peers.get(&stream) {
+        for (stream, mut ids) in self.ledger.session_lost() {
+            let Some(peer) = self.peers.get(&stream) else { continue };
+            // What was never written need not be taken back.
+            let unwritten: HashSet<DeliveryId> = peer.outbox.take_unwritten().into_iter().collect();
+            ids.retain(|id| !unwritten.contains(id));
+            if !ids.is_empty() {
                 peer.outbox.revoke(RevocationReason::BrokerLost, ids);
             }
         }

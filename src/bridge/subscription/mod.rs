@@ -16,6 +16,7 @@ use crate::domain::subscription::Subscription;
 use crate::domain::topology::TopologyMode;
 use crate::domain::verdict::Verdict;
 use crate::runtime::{PhaseWatch, TaskKind, Tasks};
+use crate::telemetry::metrics::CappedLabel;
 
 mod consuming;
 mod copies;
@@ -46,6 +47,18 @@ pub(crate) struct Context {
     pub topology: TopologyMode,
     /// What is left for handlers when we stop.
     pub drain_grace: Duration,
+    /// Names of subscriptions in metrics.
+    pub labels: CappedLabel,
+}
+
+/// How long a subscription stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The settings name it.
+    Always,
+    /// A handler has brought it: it goes with its last one. Its queue stays, unless the queue itself goes with its
+    /// last consumer.
+    WhileUsed,
 }
 
 /// How a handler wants to work, checked.
@@ -112,6 +125,8 @@ pub enum AttachError {
     },
     /// The sidecar stops.
     Draining,
+    /// The subscription has just gone with its last handler: bring it again.
+    Gone,
 }
 
 /// What one frame of a handler says.
@@ -189,9 +204,14 @@ impl SubscriptionHandle {
     pub(crate) async fn attach(&self, request: AttachRequest) -> Result<Attached, AttachError> {
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Attach(request, reply)).await.is_err() {
-            return Err(AttachError::Draining);
+            return Err(AttachError::Gone);
         }
-        answer.await.unwrap_or(Err(AttachError::Draining))
+        answer.await.unwrap_or(Err(AttachError::Gone))
+    }
+
+    /// True when its task has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.commands.is_closed()
     }
 }
 
@@ -201,6 +221,7 @@ pub(crate) struct Parts {
     pub context: Arc<Context>,
     pub link: LinkWatch,
     pub phase: PhaseWatch,
+    pub kept: Kept,
     /// Dropped when the subscription has nothing unsettled any more and has ended.
     pub alive: mpsc::Sender<std::convert::Infallible>,
 }
@@ -210,7 +231,7 @@ pub(crate) fn start(tasks: &Tasks, subscription: Subscription, parts: Parts) -> 
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let subscription = Arc::new(subscription);
     let name = subscription.name.as_str().to_owned();
-    let pump = pump::Pump::new(Arc::clone(&subscription), parts, commands, sender.clone());
+    let pump = pump::Pump::new(Arc::clone(&subscription), parts, commands, sender.downgrade());
     tasks.spawn(TaskKind::Subscription, name, pump.run());
     SubscriptionHandle { subscription, commands: sender }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use metrics::Counter;
+use metrics::{Counter, Histogram};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use super::copies::CopyEnd;
 use super::intake::{Intake, IntakeEvent};
 use super::settling::{Job, Note, Settling, Source};
 use super::streams::Peer;
-use super::{Command, Context, Parts, describe};
+use super::{Command, Context, Kept, Parts, describe};
 use crate::broker::{BrokerError, Proof, Receipt, SessionId, Settled, Settlement};
 use crate::domain::ledger::{DeliveryId, Ledger, Outcome, Size, StreamId};
 use crate::domain::message::frame_bytes_bound;
@@ -41,6 +41,7 @@ pub(super) struct Load {
     pub receipt: Receipt,
     pub seen: Arc<Seen>,
     pub redelivered: bool,
+    pub size: Size,
     pub arrived: Instant,
     pub handed: Instant,
 }
@@ -61,7 +62,11 @@ pub(super) struct Pump {
     pub(super) context: Arc<Context>,
     pub(super) link: LinkWatch,
     pub(super) phase: PhaseWatch,
-    pub(super) sender: mpsc::Sender<Command>,
+    /// For the voices of streams; weak, or the pump would keep its own door open.
+    pub(super) sender: mpsc::WeakSender<Command>,
+    pub(super) kept: Kept,
+    /// A handler has joined at least once.
+    pub(super) was_used: bool,
     pub(super) ledger: Ledger<Load>,
     pub(super) peers: BTreeMap<StreamId, Peer>,
     pub(super) settling: Settling,
@@ -70,6 +75,8 @@ pub(super) struct Pump {
     pub(super) metrics: SubscriptionMetrics,
     pub(super) intake: Intake,
     pub(super) status: Status,
+    /// The link or the consumer has changed since the status was told.
+    pub(super) is_status_due: bool,
     commands: mpsc::Receiver<Command>,
     /// The session that the deliveries in the ledger belong to.
     pub(super) session: Option<SessionId>,
@@ -77,6 +84,7 @@ pub(super) struct Pump {
     pub(super) trouble: Option<(BrokerError, u32)>,
     pub(super) prefetch_due: Option<Instant>,
     counters: HashMap<(VerdictKind, Source, bool), Counter>,
+    timers: HashMap<VerdictKind, Histogram>,
     _alive: mpsc::Sender<std::convert::Infallible>,
 }
 
@@ -85,27 +93,31 @@ impl Pump {
         subscription: Arc<Subscription>,
         parts: Parts,
         commands: mpsc::Receiver<Command>,
-        sender: mpsc::Sender<Command>,
+        sender: mpsc::WeakSender<Command>,
     ) -> Self {
         Self {
             plan: Arc::new(topology::subscription(parts.context.topology, &subscription)),
             ledger: Ledger::new(subscription.delivery.max_lease),
-            metrics: SubscriptionMetrics::new(subscription.name.as_str()),
+            metrics: SubscriptionMetrics::new(parts.context.labels.of(subscription.name.as_str())),
             subscription,
             context: parts.context,
             link: parts.link,
             phase: parts.phase,
             sender,
+            kept: parts.kept,
+            was_used: false,
             commands,
             peers: BTreeMap::new(),
             settling: Settling::default(),
             copies: FuturesUnordered::new(),
             intake: Intake::Idle { retry_at: None },
             status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
+            is_status_due: true,
             session: None,
             trouble: None,
             prefetch_due: None,
             counters: HashMap::new(),
+            timers: HashMap::new(),
             _alive: parts.alive,
         }
     }
@@ -136,9 +148,9 @@ impl Pump {
                 None => std::future::pending().await,
             }
         };
-        // Settling comes before taking more. Every arm is cancel-safe: work in progress lives in fields.
+        // Every arm is cancel-safe: work in progress lives in fields. The order is random, so that no handler that
+        // talks without end can keep the others, the broker or the clocks from being heard.
         tokio::select! {
-            biased;
             phase = self.phase.changed() => Event::Phase(phase),
             done = self.settling.next() => Event::Settled(done),
             Some(end) = self.copies.next(), if !self.copies.is_empty() => Event::Copied(Box::new(end)),
@@ -154,25 +166,25 @@ impl Pump {
         [ledger, self.prefetch_due].into_iter().flatten().min()
     }
 
+    /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.
     fn commands(&mut self, first: Command) {
-        let mut next = Some(first);
-        for _ in 0..COMMANDS_IN_A_TURN {
-            match next {
-                Some(Command::Attach(request, reply)) => {
-                    // A caller that has gone meanwhile never saw its stream: nothing was handed to it yet.
-                    if let Err(Ok(attached)) = reply.send(self.attach(request)) {
-                        self.lose(attached.stream);
-                    }
-                }
-                Some(Command::Said(stream, said)) => self.said(stream, said),
-                Some(Command::Hangup(stream, hangup)) => self.hung_up(stream, hangup),
-                None => return,
-            }
-            next = self.commands.try_recv().ok();
+        self.command(first);
+        for _ in 1..COMMANDS_IN_A_TURN {
+            let Ok(next) = self.commands.try_recv() else { return };
+            self.command(next);
         }
-        // A command that was taken but not worked on would be lost.
-        if let Some(command) = next {
-            self.commands(command);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach(request, reply) => {
+                // A caller that has gone meanwhile never saw its stream: nothing was handed to it yet.
+                if let Err(Ok(attached)) = reply.send(self.attach(request)) {
+                    self.lose(attached.stream);
+                }
+            }
+            Command::Said(stream, said) => self.said(stream, said),
+            Command::Hangup(stream, hangup) => self.hung_up(stream, hangup),
         }
     }
 
@@ -195,15 +207,22 @@ impl Pump {
             let mut ids = self.context.ids.lock().unwrap_or_else(PoisonError::into_inner);
             self.ledger.dispatch(now.into_std(), || ids.take(1))
         };
+        let mut handouts: BTreeMap<StreamId, Vec<Handout>> = BTreeMap::new();
         for (stream, id) in granted {
-            let (Some(load), Some(peer)) = (self.ledger.load_mut(id), self.peers.get(&stream)) else { continue };
+            let Some(load) = self.ledger.load_mut(id) else { continue };
             load.handed = now;
             self.metrics.deliveries.increment(1);
             if load.redelivered {
                 self.metrics.redeliveries.increment(1);
             }
-            let size = size_of(&load.seen);
-            peer.outbox.deliver([Handout { id, seen: Arc::clone(&load.seen), redelivered: load.redelivered, size }]);
+            let (seen, redelivered, size) = (Arc::clone(&load.seen), load.redelivered, load.size);
+            handouts.entry(stream).or_default().push(Handout { id, seen, redelivered, size });
+        }
+        for (stream, handouts) in handouts {
+            // One lock and one wake for all of them, so that they travel in one frame.
+            if let Some(peer) = self.peers.get(&stream) {
+                peer.outbox.deliver(handouts);
+            }
         }
     }
 
@@ -230,8 +249,21 @@ impl Pump {
         counter.increment(1);
     }
 
+    pub(super) fn time_handling(&mut self, verdict: VerdictKind, handed: Instant) {
+        let metrics = &self.metrics;
+        let timer = self.timers.entry(verdict).or_insert_with(|| metrics.handler_seconds(verdict.as_str()));
+        timer.record(handed.elapsed().as_secs_f64());
+    }
+
     pub(super) fn tell_status(&mut self) {
-        let status = self.present_status();
+        // Something waits though there is room: it is too large for every handler with room, perhaps for all.
+        let is_passed_over = self.ledger.waiting_count() > 0 && self.ledger.has_room();
+        let held = if is_passed_over { self.ledger.held_count() } else { 0 };
+        if !self.is_status_due && held == self.status.held {
+            return;
+        }
+        self.is_status_due = false;
+        let status = self.present_status(held);
         if status != self.status {
             self.metrics.held.set(f64::from(u32::try_from(status.held).unwrap_or(u32::MAX)));
             for peer in self.peers.values() {
@@ -241,7 +273,7 @@ impl Pump {
         }
     }
 
-    fn present_status(&self) -> Status {
+    fn present_status(&self, held: usize) -> Status {
         let link = self.link.now();
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
@@ -250,7 +282,7 @@ impl Pump {
             (Some(_), None) if self.session.is_none() => (SubscriptionState::Paused, NOT_YET.to_owned()),
             (Some(_), None) => (SubscriptionState::Active, String::new()),
         };
-        Status { state, description, held: self.ledger.held_count() }
+        Status { state, description, held }
     }
 }
 

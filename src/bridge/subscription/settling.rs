@@ -50,12 +50,23 @@ pub(super) struct Job {
     pub note: Note,
 }
 
-type Channel = (SessionId, u64);
+/// A channel of a session.
+pub(super) type Channel = (SessionId, u64);
 
 struct Slot {
     /// `None` while a flush has it.
     settler: Option<Box<dyn Settler>>,
     waiting: Vec<Job>,
+    /// Deliveries of this channel that are not settled.
+    outstanding: usize,
+    /// Nothing more arrives on it: with its last delivery it goes, and the channel with it.
+    is_retired: bool,
+}
+
+impl Slot {
+    fn is_done(&self) -> bool {
+        self.is_retired && self.outstanding == 0 && self.settler.is_some()
+    }
 }
 
 struct Flushed {
@@ -76,7 +87,29 @@ pub(super) struct Settling {
 impl Settling {
     /// A consumer has begun on this channel.
     pub(super) fn add(&mut self, channel: Channel, settler: Box<dyn Settler>) {
-        self.slots.insert(channel, Slot { settler: Some(settler), waiting: Vec::new() });
+        let slot = Slot { settler: Some(settler), waiting: Vec::new(), outstanding: 0, is_retired: false };
+        self.slots.insert(channel, slot);
+    }
+
+    /// So many deliveries have arrived on this channel.
+    pub(super) fn arrived(&mut self, channel: Channel, count: usize) {
+        if let Some(slot) = self.slots.get_mut(&channel) {
+            slot.outstanding += count;
+        }
+    }
+
+    /// No consumer is left: channels go as soon as what arrived on them is settled. Without this every handler that
+    /// came and went would leave a channel open on the broker.
+    pub(super) fn retire_all(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.is_retired = true;
+        }
+        self.slots.retain(|_, slot| !slot.is_done());
+    }
+
+    /// The channels are dead, and every receipt of them with it.
+    pub(super) fn forget_all(&mut self) {
+        self.forget_sessions_except(None);
     }
 
     /// Hands a settlement in; `flush` sends it.
@@ -122,6 +155,11 @@ impl Settling {
         let Some(flushed) = self.flushing.next().await else { return std::future::pending().await };
         if let Some(slot) = self.slots.get_mut(&flushed.channel) {
             slot.settler = Some(flushed.settler);
+            debug_assert!(slot.outstanding >= flushed.done.len(), "more was settled than had arrived");
+            slot.outstanding = slot.outstanding.saturating_sub(flushed.done.len());
+            if slot.is_done() {
+                self.slots.remove(&flushed.channel);
+            }
         }
         flushed.done
     }

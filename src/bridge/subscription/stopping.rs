@@ -3,6 +3,7 @@
 use tracing::info;
 
 use super::super::outbox::{RevocationReason, StreamEnd};
+use super::Kept;
 use super::intake::Intake;
 use super::pump::Pump;
 use crate::domain::ledger::StreamId;
@@ -49,7 +50,7 @@ impl Pump {
         self.give_back_waiting();
     }
 
-    /// True when nothing is held any more and no handler is left, or there is no more time.
+    /// True when nothing is held any more and nobody needs the subscription, or there is no more time.
     pub(super) fn has_ended(&self) -> bool {
         let phase = self.phase.now();
         let is_empty = self.peers.is_empty()
@@ -57,6 +58,7 @@ impl Pump {
             && self.settling.is_idle()
             && self.copies.is_empty()
             && self.ledger.waiting_count() == 0;
-        phase >= Phase::Close || (phase >= Phase::Drain && is_empty)
+        let is_unused = self.kept == Kept::WhileUsed && self.was_used;
+        phase >= Phase::Close || (is_empty && (phase >= Phase::Drain || is_unused))
     }
 }

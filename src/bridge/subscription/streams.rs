@@ -35,6 +35,9 @@ impl Pump {
         if self.peers.len() >= usize::from(delivery.max_handlers) {
             return Err(AttachError::HandlerLimit { handlers_max: delivery.max_handlers });
         }
+        // Somebody holds the way that this command came by, unless the registry is gone with the process.
+        let Some(commands) = self.sender.upgrade() else { return Err(AttachError::Draining) };
+        self.was_used = true;
         let stream = StreamId(self.context.streams.fetch_add(1, Ordering::Relaxed));
         let messages_max = request.messages_max.unwrap_or_else(|| u32::from(delivery.prefetch_count));
         let messages_max = messages_max.min(u32::from(delivery.prefetch_max));
@@ -52,7 +55,7 @@ impl Pump {
         Ok(Attached {
             stream,
             outbox,
-            voice: Voice { stream, commands: self.sender.clone() },
+            voice: Voice { stream, commands },
             terms: Opened {
                 subscription: self.subscription.name.as_str().to_owned(),
                 messages_max,

@@ -39,7 +39,8 @@ impl Pump {
         if !self.peers.contains_key(&stream) {
             return;
         }
-        self.ledger.resize(stream, said.messages_max, said.bytes_max);
+        self.resize(stream, said.messages_max, said.bytes_max);
+        let before = self.ledger.working_count(stream);
         for (ids, verdict) in said.verdicts {
             for id in ids {
                 match &verdict {
@@ -52,6 +53,12 @@ impl Pump {
                     Err(problem) => self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(problem)),
                 }
             }
+        }
+        let settled = before.saturating_sub(self.ledger.working_count(stream));
+        let count = u32::try_from(settled).unwrap_or(u32::MAX);
+        let frame_max = self.ledger.observe(Instant::now().into_std(), stream, count);
+        if let (Some(frame_max), Some(peer)) = (frame_max, self.peers.get(&stream)) {
+            peer.outbox.pace(usize::try_from(frame_max).unwrap_or(usize::MAX));
         }
         for (ids, timeout) in said.extensions {
             for id in ids {
@@ -69,6 +76,18 @@ impl Pump {
         }
     }
 
+    /// Another window, within the cap of the subscription, and the handler is told what came of it.
+    fn resize(&mut self, stream: StreamId, messages_max: Option<u32>, bytes_max: Option<u64>) {
+        if messages_max.is_none() && bytes_max.is_none() {
+            return;
+        }
+        let cap = u32::from(self.subscription.delivery.prefetch_max);
+        self.ledger.resize(stream, messages_max.map(|count| count.min(cap)), bytes_max);
+        if let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get(&stream)) {
+            peer.outbox.tell_window(window.messages_max(), window.bytes_max(), self.status.clone());
+        }
+    }
+
     pub(super) fn verdict(&mut self, stream: StreamId, id: DeliveryId, verdict: &Verdict) {
         match self.ledger.verdict(Instant::now().into_std(), stream, id, verdict.kind()) {
             Answer::Act(load) => self.carry_out(stream, id, load, verdict),
@@ -82,7 +101,7 @@ impl Pump {
     }
 
     fn carry_out(&mut self, stream: StreamId, id: DeliveryId, load: Load, verdict: &Verdict) {
-        self.metrics.handler_seconds(verdict.kind().as_str()).record(load.handed.elapsed().as_secs_f64());
+        self.time_handling(verdict.kind(), load.handed);
         let peer = self.peers.get(&stream);
         let proof = match peer.map(|peer| peer.results) {
             Some(Results::All) => Proof::Read,

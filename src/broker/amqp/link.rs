@@ -27,7 +27,7 @@ pub(super) type Stream = AsyncTcpStream<Compat<TcpStream>>;
 
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// Written bytes that nobody confirms for so long end the socket (failures.md L3).
+/// Written bytes that nobody confirms for so long end the socket.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
 /// Whom a connection serves: an alarm of the broker blocks whole connections, acks included, so they are kept apart.

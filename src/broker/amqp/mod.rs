@@ -48,7 +48,7 @@ impl AmqpBroker {
 
     /// Connects of lapin that were given up and could not be cut, since the start: each leaves a thread and a socket
     /// behind. Only pooled plain links can, the sockets of all others are ours. Above 8 the process should say so and
-    /// end for a restart (failures.md L4).
+    /// end for a restart.
     pub fn abandoned_connects(&self) -> usize {
         self.abandoned.load(Ordering::Relaxed)
     }

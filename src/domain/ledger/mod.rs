@@ -66,7 +66,7 @@ impl<L> Ledger<L> {
 
     /// A handler has connected.
     pub fn attach(&mut self, stream: StreamId, window: Window, terms: Terms) {
-        self.streams.insert(stream, Stream::new(window, terms));
+        self.streams.insert(stream, Stream::new(window, terms, self.lease_max));
     }
 
     /// A handler wants another window; `None` = unchanged. Shrinking never revokes.
@@ -208,6 +208,13 @@ impl<L> Ledger<L> {
         }
     }
 
+    /// So many verdicts of a stream came together; answers how many deliveries its frames may hold from now on.
+    pub fn observe(&mut self, now: Instant, stream: StreamId, count: u32) -> Option<u32> {
+        let stream = self.streams.get_mut(&stream)?;
+        stream.pace.settled(now, count);
+        Some(stream.pace.frame_max(stream.terms.settle_timeout))
+    }
+
     /// More time for work in progress: sets the clock of a delivery, which runs while it is the oldest of its stream.
     pub fn extend(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, timeout: Duration) -> Outcome {
         let Some(stream) = self.streams.get_mut(&stream_id) else { return Outcome::UnknownDelivery };
@@ -328,6 +335,11 @@ impl<L> Ledger<L> {
     /// True if the stream has said that it leaves.
     pub fn is_leaving(&self, stream: StreamId) -> bool {
         self.streams.get(&stream).is_some_and(|stream| stream.leaving)
+    }
+
+    /// How many deliveries a stream is working on.
+    pub fn working_count(&self, stream: StreamId) -> usize {
+        self.streams.get(&stream).map_or(0, |stream| stream.working.len())
     }
 
     /// What a stream is working on, oldest first.

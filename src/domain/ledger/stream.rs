@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{Answer, DeliveryId, Outcome, Size};
+use crate::domain::pace::Pace;
 use crate::domain::verdict::VerdictKind;
 use crate::domain::window::Window;
 
@@ -32,6 +33,9 @@ pub(super) struct Stream {
     pub(super) window: Window,
     pub(super) terms: Terms,
     pub(super) leaving: bool,
+    pub(super) pace: Pace,
+    /// Half of the longest lease bounds what a slow handler may hold.
+    lease_max: Duration,
     /// At the handler, without verdict. Ids rise, so the first is the oldest.
     pub(super) working: BTreeSet<DeliveryId>,
     /// Since when the first of `working` has been the oldest.
@@ -41,11 +45,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(window: Window, terms: Terms) -> Self {
+    pub(super) fn new(window: Window, terms: Terms, lease_max: Duration) -> Self {
         Self {
             window,
             terms,
             leaving: false,
+            pace: Pace::default(),
+            lease_max,
             working: BTreeSet::new(),
             oldest_since: None,
             endings: HashMap::new(),
@@ -54,11 +60,15 @@ impl Stream {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        !self.leaving && self.window.accepts(0)
+        !self.leaving && self.is_in_pace() && self.window.accepts(0)
     }
 
     pub(super) fn takes(&self, size: Size) -> bool {
-        !self.leaving && size.encoded <= self.terms.frame_bytes_max && self.window.accepts(size.body)
+        self.has_room() && size.encoded <= self.terms.frame_bytes_max && self.window.accepts(size.body)
+    }
+
+    fn is_in_pace(&self) -> bool {
+        self.window.messages() < self.pace.window_max(self.lease_max)
     }
 
     pub(super) fn is_oldest(&self, id: DeliveryId) -> bool {
@@ -66,6 +76,9 @@ impl Stream {
     }
 
     pub(super) fn begin(&mut self, now: Instant, id: DeliveryId) {
+        if self.working.is_empty() {
+            self.pace.begin(now);
+        }
         self.working.insert(id);
         self.oldest_since.get_or_insert(now);
     }

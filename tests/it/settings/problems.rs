@@ -85,6 +85,7 @@ fn without_a_broker_run_names_dev() {
       bus.backend        no broker is named    hint: set AMQP_URL or BUS_BACKEND, or try `sidebus dev`, which needs no broker
     "#);
     assert!(Scene::bare().command(Command::Validate).load().is_err());
+    assert!(Scene::bare().command(Command::Client).load().is_ok(), "a question to a sidecar needs no broker");
 }
 
 #[test]
@@ -207,6 +208,10 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "[queues.a]\nqueue_type = \"stream\"",
         "queues.a.queue_type = \"stream\" sidebus.toml:4 not supported in this release hint: one of quorum, classic",
+    ),
+    (
+        "[queues.a]\narguments = { x-odds = nan }",
+        "queues.a.arguments = { … } sidebus.toml:4 must be a finite number hint: the broker has none for nan and inf",
     ),
     (
         "[queues.a]\narguments = { x-delivery-limit = -1 }",

@@ -1,0 +1,159 @@
+//! How deliveries flow: windows, consumers, several handlers.
+
+use std::time::Duration;
+
+use sidebus::bridge::{Hangup, Refusal, Said};
+use sidebus::broker::{Confirm, Publication, Routing};
+use sidebus::domain::ledger::Outcome;
+use sidebus::domain::name::SubscriptionName;
+use sidebus::domain::verdict::Verdict;
+
+use super::bench::{Bench, bodies, ids, queue, subscription, until};
+
+#[tokio::test(start_paused = true)]
+async fn a_message_goes_in_comes_out_and_is_gone_after_its_ack() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    assert_eq!(bodies(&got), ["a"]);
+    assert_eq!(got[0].seen.record.attempt(), 1);
+    handler.ack(&ids(&got)).await;
+    let outcome = handler.find(|frame| frame.results.first().map(|result| result.outcome)).await;
+    assert_eq!(outcome, Outcome::Acked);
+    bench.depth_becomes("work", 0, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_handler_nothing_is_taken_from_the_queue() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c"]).await;
+    bench.depth_becomes("work", 3, 0).await;
+    let mut handler = bench.join(10).await;
+    handler.receive(3).await;
+    bench.depth_becomes("work", 0, 3).await;
+    handler.attached.voice.hang_up(Hangup::Lost).await;
+    bench.depth_becomes("work", 3, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_broker_sends_ahead_what_the_windows_hold_and_no_more() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c", "d", "e"]).await;
+    let mut first = bench.join(2).await;
+    first.receive(2).await;
+    bench.depth_becomes("work", 3, 2).await;
+    let mut second = bench.join(2).await;
+    second.receive(2).await;
+    bench.depth_becomes("work", 1, 4).await;
+    // A window of 0 pauses, and what is in flight stays.
+    let said = Said { messages_max: Some(0), ..Said::default() };
+    assert!(second.attached.voice.say(said).await);
+    bench.depth_becomes("work", 1, 4).await;
+    assert!(first.has_nothing_more() && second.has_nothing_more());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_raised_from_nothing_lets_deliveries_through() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b"]).await;
+    let mut handler = bench.join(0).await;
+    bench.depth_becomes("work", 2, 0).await;
+    let said = Said { messages_max: Some(5), ..Said::default() };
+    assert!(handler.attached.voice.say(said).await);
+    assert_eq!(bodies(&handler.receive(2).await), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_handler_loses_another_one_gets_with_the_same_attempt() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c"]).await;
+    let mut first = bench.join(3).await;
+    first.receive(3).await;
+    let mut second = bench.join(10).await;
+    first.attached.voice.hang_up(Hangup::Lost).await;
+    let got = second.receive(3).await;
+    assert!(got.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
+    second.ack(&ids(&got)).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_written_goes_to_the_next_handler_when_one_leaves() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b"]).await;
+    let first = bench.join(5).await;
+    // Handed out, and never pulled from the outbox.
+    bench.depth_becomes("work", 0, 2).await;
+    let mut second = bench.join(5).await;
+    assert!(first.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+    assert_eq!(bodies(&second.receive(2).await), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_comes_back_with_the_same_attempt() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(1).await;
+    let got = handler.receive(1).await;
+    handler.say(&ids(&got), Verdict::Release).await;
+    let again = handler.receive(1).await;
+    assert!(again[0].redelivered && again[0].id > got[0].id);
+    assert_eq!(again[0].seen.record.attempt(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(1).await;
+    let got = handler.receive(1).await;
+    bench.broker.faults().block("memory");
+    until("the alarm", || bench.bridge.link.now().blocked.is_some()).await;
+
+    let message = got[0].seen.message.clone();
+    let refused = bench.bridge.publisher.publish(vec![Publication { message, routing: Routing::Required }]).await;
+    assert_eq!(refused, Err(Refusal::Blocked("memory".to_owned())));
+    handler.ack(&ids(&got)).await;
+    bench.depth_becomes("work", 0, 0).await;
+
+    bench.broker.faults().unblock();
+    until("the end of the alarm", || bench.bridge.link.now().blocked.is_none()).await;
+    assert_eq!(bench.try_publish("b").await, Confirm::Stored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_limit_gives_back_what_a_slow_handler_extends_for_ever() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(1).await;
+    let got = handler.receive(1).await;
+    let extend = Said { extensions: vec![(ids(&got), Ok(Duration::from_mins(25)))], ..Said::default() };
+    assert!(handler.attached.voice.say(extend).await);
+    handler.find(|frame| frame.results.first().map(|result| result.outcome)).await;
+    tokio::time::advance(Duration::from_mins(24)).await;
+    let (reason, revoked) = handler.find(|frame| frame.revocations.first().cloned()).await;
+    assert_eq!((reason, revoked), (sidebus::bridge::RevocationReason::LeaseLimit, ids(&got)));
+    assert_eq!(handler.receive(1).await[0].seen.record.attempt(), 1, "given back, not failed");
+    assert!(bench.broker.faults().depth(&queue("dlq")).is_some_and(|depth| depth.ready == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_a_handler_brought_goes_with_it_and_comes_again() {
+    let bench = Bench::start();
+    bench.connected().await;
+    let name = SubscriptionName::parse("brought").unwrap();
+    for round in ["a", "b"] {
+        bench.bridge.registry.declare(subscription("brought", "#")).unwrap();
+        let mut handler = bench.join_as("brought", 5).await;
+        until("its queue", || bench.broker.faults().depth(&queue("brought")).is_some()).await;
+        bench.publish(&[round]).await;
+        let got = handler.receive(1).await;
+        assert_eq!(bodies(&got), [round]);
+        handler.ack(&ids(&got)).await;
+        assert!(handler.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+        until("its end", || bench.bridge.registry.find(&name).is_none()).await;
+        bench.depth_becomes("brought", 0, 0).await;
+    }
+    assert_eq!(bench.bridge.registry.configured().len(), 1, "a configured one stays without handlers");
+}

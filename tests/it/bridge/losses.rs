@@ -1,0 +1,106 @@
+//! What happens when the link, the queue or the broker is lost, in each state of a delivery.
+
+use sidebus::bridge::{RevocationReason, SubscriptionState};
+use sidebus::broker::{BrokerError, Confirm};
+use sidebus::domain::ledger::Outcome;
+use sidebus::domain::verdict::Verdict;
+
+use super::bench::{Bench, bodies, ids, queue, until};
+
+fn refused() -> BrokerError {
+    BrokerError::Unreachable { endpoint: "memory".to_owned(), reason: "refused by the test".to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_revokes_tells_and_hands_out_again_with_the_same_attempt() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(2).await;
+
+    bench.broker.faults().break_sessions("cut");
+
+    let (reason, revoked) = handler.find(|frame| frame.revocations.first().cloned()).await;
+    assert_eq!((reason, revoked), (RevocationReason::BrokerLost, ids(&got)));
+    handler.ack(&ids(&got)).await;
+    let outcomes: Vec<Outcome> = handler
+        .find(|frame| (!frame.results.is_empty()).then(|| frame.results.iter().map(|r| r.outcome).collect()))
+        .await;
+    assert_eq!(outcomes, [Outcome::LeaseLost, Outcome::LeaseLost]);
+    let again = handler.receive(2).await;
+    assert_eq!(bodies(&again), ["a", "b"]);
+    assert!(again.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
+    assert_eq!(handler.state, Some(SubscriptionState::Active));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_comes_before_the_broker_waits_and_is_served() {
+    let broker =
+        sidebus::broker::memory::MemoryBroker::new(sidebus::broker::memory::MemoryOptions { bytes_max: 1_000 });
+    broker.faults().refuse_connects(refused());
+    let bench = Bench::on(broker);
+    let mut handler = bench.join(10).await;
+    let described = handler.find(|frame| frame.status.clone()).await;
+    assert_eq!(described.state, SubscriptionState::BrokerDown);
+    assert!(matches!(bench.try_publish("x").await, Confirm::NotSent(_)));
+
+    bench.broker.faults().accept_connects();
+
+    bench.publish(&["a"]).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_queue_is_made_again_and_consumed_again() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    handler.receive(1).await;
+    assert!(bench.broker.faults().delete_queue(&queue("work")));
+    until("the queue", || bench.broker.faults().depth(&queue("work")).is_some()).await;
+    bench.publish(&["b"]).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lost_while_a_copy_waits_leaves_the_message_and_no_letter() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    // The alarm holds the copy back: it is neither stored nor refused when the link goes.
+    bench.broker.faults().block("memory");
+    let verdict = Verdict::DeadLetter { reason: "BAD".to_owned(), description: String::new() };
+    handler.say(&ids(&got), verdict).await;
+    tokio::task::yield_now().await;
+    bench.broker.faults().break_sessions("cut");
+    bench.broker.faults().unblock();
+
+    let again = handler.receive(1).await;
+    assert!(again[0].redelivered);
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
+    bench.depth_becomes("dlq", 0, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_that_dies_leaves_everything_to_the_next_one() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c"]).await;
+    let mut handler = bench.join(2).await;
+    let got = handler.receive(2).await;
+    handler.ack(&ids(&got[..1])).await;
+    bench.depth_becomes("work", 0, 2).await;
+    let broker = bench.broker.clone();
+    // What a kill does: nothing is said to the broker any more, and its end of the link notices.
+    broker.faults().break_sessions("killed");
+    drop((handler, bench));
+
+    let next = Bench::on(broker);
+    let mut handler = next.join(10).await;
+    let mut left = bodies(&handler.receive(2).await);
+    left.sort();
+    assert_eq!(left, ["b", "c"]);
+}

@@ -1,0 +1,7 @@
+//! The bridge on the embedded broker, with its accidents, on paused time.
+
+mod bench;
+mod copies;
+mod flow;
+mod losses;
+mod stopping;
