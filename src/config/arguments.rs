@@ -45,6 +45,10 @@ fn argument(value: &Value, depth: usize) -> Result<Argument, Fault> {
     match &value.kind {
         ValueKind::Boolean(value) => Ok(Argument::Bool(*value)),
         ValueKind::I64(number) => Ok(Argument::Int64(*number)),
+        // RabbitMQ closes the connection for it (3.10.8), again in every session.
+        ValueKind::Float(number) if !number.is_finite() => {
+            Err(Fault::new("must be a finite number").hint("the broker has none for nan and inf"))
+        }
         ValueKind::Float(number) => Ok(Argument::Double(*number)),
         ValueKind::String(text) => Ok(Argument::text(text.clone())),
         ValueKind::Table(_) => headers(value, below).map(Argument::Table),

@@ -24,6 +24,9 @@ pub const PUBLISHERS_OWN: [&str; 2] = ["x-sidebus-key", "x-sidebus-causation-id"
 const HISTORY_NEWEST: usize = 10;
 /// Most bytes of the encoded history: the broker adds its own death headers, and all must fit one frame of 128 KiB.
 const HISTORY_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of the encoded headers of a copy that carries a history: a header frame ends at 128 KiB, and one beyond it
+/// costs the whole connection. The rest is for the other properties and for the death header that the broker adds.
+const COPY_BYTES_MAX: usize = 122 * 1024;
 /// Longest free text of one failure in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 512;
 /// Counts above this are nonsense: such a header was forged or broken.
@@ -143,13 +146,25 @@ pub fn copy_headers(message: &Message, record: &Record) -> Headers {
     if let Some(first) = &record.origin {
         headers.insert(ORIGIN.to_owned(), Value::Table(write_origin(first)));
     }
-    if !record.history.is_empty() {
-        headers.insert(HISTORY.to_owned(), Value::Array(record.history.iter().map(write_failure).collect()));
+    let (history, dropped) = fitting_history(record, COPY_BYTES_MAX.saturating_sub(encoded_bytes(&headers)));
+    if !history.is_empty() {
+        headers.insert(HISTORY.to_owned(), Value::Array(history.iter().map(write_failure).collect()));
     }
-    if record.dropped > 0 {
-        headers.insert(DROPPED.to_owned(), Value::Int64(i64::from(record.dropped)));
+    if dropped > 0 {
+        headers.insert(DROPPED.to_owned(), Value::Int64(i64::from(dropped)));
     }
     headers
+}
+
+/// The failures that fit into so many bytes, and the number of those that no longer do. A publisher's own headers may
+/// leave little room; the newest failure is the last to go.
+fn fitting_history(record: &Record, bytes_max: usize) -> (Vec<Failure>, u32) {
+    let (mut history, mut dropped) = (record.history.clone(), record.dropped);
+    while !history.is_empty() && encoded_history(&history) > bytes_max {
+        history.remove(usize::from(history.len() > 2));
+        dropped = dropped.saturating_add(1);
+    }
+    (history, dropped)
 }
 
 /// What is noted when a message is copied for the first time.
@@ -272,116 +287,4 @@ fn encoded_history(history: &[Failure]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::domain::message::Properties;
-
-    fn failure(attempt: u32, description: &str) -> Failure {
-        Failure {
-            kind: FailureKind::Retry,
-            reason: "DB_TIMEOUT".to_owned(),
-            description: description.to_owned(),
-            handler: "h".to_owned(),
-            attempt,
-            time_ms: 1_700_000_000_000,
-        }
-    }
-
-    fn published() -> Message {
-        Message {
-            exchange: ExchangeName::from_broker("angzarr.events"),
-            routing_key: "player.PlayerRegistered".to_owned(),
-            properties: Properties {
-                user_id: Some("app".to_owned()),
-                expiration: Some("60000".to_owned()),
-                headers: Headers::from([
-                    ("x-tenant".to_owned(), Value::Int16(7)),
-                    ("x-sidebus-key".to_owned(), Value::text("k")),
-                ]),
-                ..Properties::default()
-            },
-            body: Bytes::from_static(b"{}"),
-        }
-    }
-
-    fn work() -> QueueName {
-        QueueName::parse("player-projector").unwrap()
-    }
-
-    fn copied(message: &Message, record: &Record) -> Message {
-        let mut copy = message.clone();
-        copy.properties.headers = copy_headers(message, record);
-        copy.properties.headers.insert("x-death".to_owned(), Value::Array(Vec::new()));
-        copy.properties.user_id = None;
-        copy.properties.expiration = None;
-        copy.properties.message_id = Some("ours".to_owned());
-        copy.exchange = ExchangeName::nameless();
-        copy.routing_key = work().as_str().to_owned();
-        copy
-    }
-
-    #[test]
-    fn attempt_two_shows_what_attempt_one_showed() {
-        let message = published();
-        let mut record = Record { failures: 1, origin: Some(first_sight(&message, &work(), 5)), ..Record::default() };
-        record.push(failure(1, "no answer"));
-
-        let seen = read(copied(&message, &record), &work());
-
-        assert_eq!(seen.message, message);
-        assert_eq!(seen.record, record);
-        assert_eq!(seen.record.attempt(), 2);
-    }
-
-    #[test]
-    fn our_headers_from_elsewhere_are_ignored_and_counted() {
-        let message = published();
-        let record = Record { failures: 999, ..Record::default() };
-        let mut forged = copied(&message, &record);
-        forged.exchange = ExchangeName::from_broker("angzarr.events");
-
-        let seen = read(forged, &work());
-
-        assert_eq!(seen.record, Record::default());
-        assert_eq!(seen.distrusted_headers, 2);
-        assert!(seen.message.properties.headers.contains_key("x-sidebus-key"));
-    }
-
-    #[test]
-    fn a_long_history_keeps_the_first_and_the_newest() {
-        let mut record = Record::default();
-        for attempt in 1..=30 {
-            record.push(failure(attempt, "again"));
-        }
-        assert_eq!(record.history.len(), 11);
-        assert_eq!(record.history[0].attempt, 1);
-        assert_eq!(record.history[10].attempt, 30);
-        assert_eq!(record.dropped, 19);
-    }
-
-    proptest! {
-        #[test]
-        fn the_history_never_passes_its_limit(lengths in prop::collection::vec(0_usize..2_000, 1..40)) {
-            let mut record = Record::default();
-            for (attempt, length) in lengths.iter().enumerate() {
-                record.push(failure(u32::try_from(attempt).unwrap(), &"x".repeat(*length)));
-            }
-            prop_assert!(encoded_history(&record.history) <= HISTORY_BYTES_MAX);
-            prop_assert_eq!(record.history.len() + record.dropped as usize, lengths.len());
-        }
-
-        #[test]
-        fn nonsense_counts_are_clamped(attempt in any::<i64>()) {
-            let mut message = published();
-            message.exchange = ExchangeName::nameless();
-            message.routing_key = work().as_str().to_owned();
-            message.properties.headers.insert(ATTEMPT.to_owned(), Value::Int64(attempt));
-            let seen = read(message, &work());
-            prop_assert!(i64::from(seen.record.failures) <= COUNT_MAX);
-            prop_assert!(seen.record.attempt() >= 1);
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
     QueueDeleteOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::timeout;
 
@@ -87,4 +87,41 @@ async fn an_ack_of_many_needs_a_tag_that_is_outstanding() {
     ack(2, true).await.expect("written");
     let end = timeout(PATIENCE, consumer.next()).await.expect("an end").expect("an error");
     assert!(end.expect_err("the channel is closed").to_string().contains("PRECONDITION_FAILED"));
+}
+
+/// Publishes one message on a channel of its own; true if channel and connection are alive after it was answered.
+async fn survives(properties: BasicProperties) -> (bool, bool) {
+    let connection = rabbitmq::shared().await.lapin().await;
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions { nowait: false }).await.expect("confirms");
+    let name = queue(&channel).await;
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let sent = channel.basic_publish("".into(), name, options, b"body", properties).await.expect("a publish");
+    let confirmed = timeout(PATIENCE, sent).await.expect("an answer").is_ok();
+    // The connection dies a moment after its channels.
+    let other = timeout(PATIENCE, connection.create_channel()).await.expect("an answer").is_ok();
+    (confirmed, other)
+}
+
+#[tokio::test]
+async fn a_number_that_is_none_costs_the_whole_connection() {
+    let with = |value| {
+        let mut headers = FieldTable::default();
+        headers.insert("x-odds".into(), value);
+        BasicProperties::default().with_headers(headers)
+    };
+    assert_eq!(survives(with(AMQPValue::Double(f64::MAX))).await, (true, true));
+    for number in [f64::NAN, f64::INFINITY] {
+        assert_eq!(survives(with(AMQPValue::Double(number))).await, (false, false), "double {number}");
+    }
+    for number in [f32::NAN, f32::INFINITY] {
+        assert_eq!(survives(with(AMQPValue::Float(number))).await, (false, false), "float {number}");
+    }
+}
+
+#[tokio::test]
+async fn a_life_time_beyond_ten_years_costs_the_channel() {
+    let living = |milliseconds: &str| BasicProperties::default().with_expiration(milliseconds.into());
+    assert_eq!(survives(living("315360000000")).await, (true, true));
+    assert_eq!(survives(living("315360000001")).await, (false, true));
 }

@@ -2,6 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod container;
+pub(crate) mod examples;
+pub(crate) mod handler;
 pub(crate) mod identity;
+pub(crate) mod nodes;
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod publisher;
 pub(crate) mod rabbitmq;
+pub(crate) mod scene;
+pub(crate) mod wait;

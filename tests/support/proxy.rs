@@ -1,16 +1,18 @@
 //! A TCP link that can be cut: connections of one test pass through it, so that breaking them touches nobody else and
 //! needs no rights on the broker.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// Forwards a loopback port to a broker.
+/// Forwards a loopback port to another one.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
+    target: Arc<AtomicU16>,
     links: Arc<Mutex<Vec<AbortHandle>>>,
     accepting: AbortHandle,
 }
@@ -22,15 +24,21 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let own_port = listener.local_addr().expect("a bound port").port();
         let links = Arc::new(Mutex::new(Vec::new()));
-        let (host, known) = (host.to_owned(), Arc::clone(&links));
+        let target = Arc::new(AtomicU16::new(port));
+        let (host, known, towards) = (host.to_owned(), Arc::clone(&links), Arc::clone(&target));
         let accepting = tokio::spawn(async move {
             while let Ok((inner, _)) = listener.accept().await {
-                let host = host.clone();
+                let (host, port) = (host.clone(), towards.load(Ordering::Relaxed));
                 let link = tokio::spawn(async move { forward(inner, &host, port).await });
                 known.lock().expect("no test panics here").push(link.abort_handle());
             }
         });
-        Self { port: own_port, links, accepting: accepting.abort_handle() }
+        Self { port: own_port, target, links, accepting: accepting.abort_handle() }
+    }
+
+    /// New links lead to another port from now on.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.target.store(port, Ordering::Relaxed);
     }
 
     /// Cuts every link; new ones can be made.

@@ -1,6 +1,7 @@
 //! Retry copies and dead letters on their way: published, confirmed, and only then is the original acked.
 //!
-//! A copy is tried again for as long as its session lives; the original stays unacked meanwhile, so nothing is lost.
+//! A copy is tried again for as long as its session lives; the original stays unacked meanwhile, so nothing is lost. One
+//! that can never be sent gives its original back instead, or the broker would close the channel for it in the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::domain::topology::Plan;
 /// Waits between two tries of one copy.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Before an original goes back whose copy can never be sent, so that the two do not chase each other.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
 
 /// What a copy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +49,18 @@ pub(super) struct Copy {
 #[derive(Debug)]
 pub(super) struct CopyEnd {
     pub copy: Copy,
-    /// False = the session is over; the broker hands the original out again.
-    pub is_stored: bool,
+    pub fate: Fate,
+}
+
+/// What became of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Confirmed and routed.
+    Stored,
+    /// The session is over; the broker hands the original out again.
+    SessionOver,
+    /// It cannot be sent, now or later: its headers do not fit into a frame.
+    Impossible,
 }
 
 /// Publishes until the copy is confirmed and routed, or the original's session is over.
@@ -56,12 +70,12 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
     let mut is_repaired = false;
     loop {
         if !link.is_live(session) {
-            return CopyEnd { copy, is_stored: false };
+            return CopyEnd { copy, fate: Fate::SessionOver };
         }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
         let problem = match lane.publish(publication).await {
-            Confirm::Stored => return CopyEnd { copy, is_stored: true },
+            Confirm::Stored => return CopyEnd { copy, fate: Fate::Stored },
             Confirm::ExchangeMissing(_) | Confirm::Unroutable if !is_repaired => {
                 is_repaired = true;
                 match repair(&copy, &link).await {
@@ -74,6 +88,7 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
             Confirm::Refused => "the broker refused it: the queue is full or has no quorum".to_owned(),
             Confirm::Lost => "the channel was lost before the confirm".to_owned(),
             Confirm::TimedOut => "no confirm in time".to_owned(),
+            Confirm::NotSent(error @ BrokerError::Unsupported { .. }) => return impossible(copy, &error, link).await,
             Confirm::NotSent(error) => error.to_string(),
         };
         warn!(
@@ -87,6 +102,17 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
         }
         wait = (wait * 2).min(WAIT_MAX);
         is_repaired = false;
+    }
+}
+
+async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> CopyEnd {
+    warn!(
+        queue = %copy.message.routing_key, purpose = ?copy.purpose, %error,
+        "copy can never be sent; the original goes back to its queue, uncounted"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(GIVE_BACK_AFTER) => CopyEnd { copy, fate: Fate::Impossible },
+        () = link.lost(copy.receipt.session()) => CopyEnd { copy, fate: Fate::SessionOver },
     }
 }
 

@@ -32,6 +32,9 @@ const COMMANDS_IN_A_TURN: usize = 256;
 /// Room in a frame for failures and origin of a message that was copied.
 const RECORD_BYTES: u64 = 8 * 1_024;
 
+/// Said of a subscription before its first consumer in a session.
+const NOT_YET: &str = "its queue is not consumed yet";
+
 /// What travels with a delivery.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -276,6 +279,8 @@ impl Pump {
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
             (Some(_), Some((error, _))) => (SubscriptionState::Paused, describe(error)),
+            // Until the queue is there and bound, a publish that follows at once would not reach it.
+            (Some(_), None) if self.session.is_none() => (SubscriptionState::Paused, NOT_YET.to_owned()),
             (Some(_), None) => (SubscriptionState::Active, String::new()),
         };
         Status { state, description, held }

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::super::outbox::{RevocationReason, StreamEnd, VerdictResult};
-use super::copies::{self, Copy, CopyEnd, Purpose};
+use super::copies::{self, Copy, CopyEnd, Fate, Purpose};
 use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use super::{Results, Said};
@@ -220,9 +220,15 @@ impl Pump {
     }
 
     pub(super) fn copied(&mut self, end: CopyEnd) {
-        let CopyEnd { copy, is_stored } = end;
-        if !is_stored {
-            return self.settled(vec![(copy.note, Settled::Stale)]);
+        let CopyEnd { copy, fate } = end;
+        match fate {
+            Fate::Stored => {}
+            Fate::SessionOver => return self.settled(vec![(copy.note, Settled::Stale)]),
+            Fate::Impossible => {
+                let note = Note { outcome: Outcome::Released, ..copy.note };
+                let (settlement, proof) = (Settlement::GiveBack, copy.proof);
+                return self.settling.push(Job { receipt: copy.receipt, settlement, proof, note });
+            }
         }
         match copy.purpose {
             Purpose::Retry { attempt } => {

@@ -114,6 +114,8 @@ fn value_from_proto(
     match kind {
         Kind::Text(text) => Some(Value::text(text)),
         Kind::Integer(number) => Some(Value::Int64(number)),
+        // RabbitMQ closes the connection for one that is not finite, and every neighbour's confirm is lost with it (3.10.8).
+        Kind::Number(number) if !number.is_finite() => noted(at, "is not a finite number", violations),
         Kind::Number(number) => Some(Value::Double(number)),
         Kind::Boolean(flag) => Some(Value::Bool(flag)),
         Kind::Binary(bytes) => Some(Value::Binary(bytes)),

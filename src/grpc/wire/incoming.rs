@@ -14,7 +14,8 @@ use crate::grpc::proto::sidebus::v1;
 
 /// AMQP's mark of a message that may be lost with the broker's memory.
 const TRANSIENT: u8 = 1;
-/// Longest life time that RabbitMQ takes; above it the publish closes the channel (406).
+/// Longest life time of a publish. RabbitMQ 3.10.8 takes ten years and closes the channel (406) above that; other brokers
+/// count in 32 bits.
 const TTL_MILLIS_MAX: u128 = 4_294_967_295;
 
 /// What a publish is measured by and what fills its gaps.
@@ -180,7 +181,7 @@ fn expiration_from_proto(
         violations.add(path, "must be whole milliseconds, at least 1");
     }
     if millis > TTL_MILLIS_MAX {
-        violations.add(path, format_args!("is longer than {TTL_MILLIS_MAX} ms, the most that the broker takes"));
+        violations.add(path, format_args!("is longer than {TTL_MILLIS_MAX} ms, the longest here"));
     }
     Some(millis.to_string())
 }

@@ -210,6 +210,10 @@ const FAULTS: &[(&str, &str)] = &[
         "queues.a.queue_type = \"stream\" sidebus.toml:4 not supported in this release hint: one of quorum, classic",
     ),
     (
+        "[queues.a]\narguments = { x-odds = nan }",
+        "queues.a.arguments = { … } sidebus.toml:4 must be a finite number hint: the broker has none for nan and inf",
+    ),
+    (
         "[queues.a]\narguments = { x-delivery-limit = -1 }",
         "queues.a.arguments = { … } sidebus.toml:4 x-delivery-limit must not be below 0 hint: without a limit one bad message can go round for ever",
     ),
