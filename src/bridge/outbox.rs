@@ -4,7 +4,7 @@
 //! what was never pulled is known never to have reached the handler. Bounded by the window and by what the handler
 //! itself has asked.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -158,9 +158,24 @@ impl Outbox {
         inner.deliveries.drain(..).map(|handout| handout.id).collect()
     }
 
-    /// True if this delivery was never written.
-    pub(super) fn is_unwritten(&self, id: DeliveryId) -> bool {
-        self.lock().deliveries.iter().any(|handout| handout.id == id)
+    /// Takes these out if they were never written; answers the others, which the handler has.
+    pub(super) fn withdraw(&self, ids: &[DeliveryId]) -> Vec<DeliveryId> {
+        let mut inner = self.lock();
+        let unwritten: HashSet<DeliveryId> = inner.deliveries.iter().map(|handout| handout.id).collect();
+        let (here, written): (HashSet<DeliveryId>, Vec<DeliveryId>) =
+            ids.iter().fold((HashSet::new(), Vec::new()), |(mut here, mut written), id| {
+                if unwritten.contains(id) {
+                    here.insert(*id);
+                } else {
+                    written.push(*id);
+                }
+                (here, written)
+            });
+        inner.deliveries.retain(|handout| !here.contains(&handout.id));
+        if inner.deliveries.is_empty() {
+            inner.gathering = None;
+        }
+        written
     }
 
     /// True if deliveries wait and for this long no frame was taken: nobody reads the stream.
@@ -237,7 +252,7 @@ mod tests {
             properties: Properties::default(),
             body: Bytes::new(),
         };
-        let seen = Arc::new(Seen { message, record: Record::default(), distrusted_headers: 0 });
+        let seen = Arc::new(Seen { message, record: Record::default(), distrusted_headers: 0, delivery_count: 0 });
         Handout { id: DeliveryId(id), seen, redelivered: false, size: Size { body: encoded, encoded } }
     }
 

@@ -118,6 +118,22 @@ pub fn retry_copy(
     copy(source, &record, slot.exchange(namespace))
 }
 
+/// A give-back so close to the queue's own limit is a copy: the margin is for requeues that nobody could turn into one.
+pub const GUARD_MARGIN: u32 = 5;
+
+/// The copy that goes back to its own queue instead of a requeue; it carries the same record, so the attempt is the same.
+pub fn guard_copy(source: &Source<'_>, remaining_ms: Option<u64>) -> Message {
+    let mut record = source.record.clone();
+    let mut first =
+        record.origin.take().unwrap_or_else(|| record::first_sight(source.message, source.queue, source.now_ms));
+    first.remaining_ms = remaining_ms;
+    record.origin = Some(first);
+    let mut copy = copy(source, &record, ExchangeName::nameless());
+    // It waits in the queue itself, where its life time goes on.
+    copy.properties.expiration = remaining_ms.map(|left| left.to_string());
+    copy
+}
+
 /// Who gives a message up, and why.
 #[derive(Debug, Clone, Copy)]
 pub struct Verdict<'a> {
@@ -270,6 +286,22 @@ mod tests {
         let expected =
             Message { properties: Properties { delivery_mode: Some(PERSISTENT), ..message.properties }, ..message };
         assert_eq!(seen.message, expected);
+    }
+
+    #[test]
+    fn a_guard_copy_comes_home_as_the_same_attempt() {
+        let (message, queue) = (message(), QueueName::parse("hand-saga").unwrap());
+        let record = Record { failures: 2, ..Record::default() };
+        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
+
+        let copy = guard_copy(&source, Some(80_000));
+
+        assert!(copy.exchange.is_nameless());
+        assert_eq!(copy.properties.expiration.as_deref(), Some("80000"));
+        let seen = record::read(copy, &queue);
+        assert_eq!(seen.record.attempt(), 3);
+        assert_eq!(seen.message.routing_key, message.routing_key);
+        assert_eq!(seen.message.properties.expiration, message.properties.expiration);
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Seen {
     pub record: Record,
     /// Our headers on a message that did not come the way of our copies: ignored and removed.
     pub distrusted_headers: usize,
+    /// How often the queue itself has counted a requeue; 0 where it counts nothing.
+    pub delivery_count: u32,
 }
 
 impl Record {
@@ -107,12 +109,10 @@ impl Record {
 /// copy does: whoever can publish could send an attempt of 999 or a hostile origin.
 pub fn read(mut message: Message, queue: &QueueName) -> Seen {
     let trusted = message.exchange.is_nameless() && message.routing_key == queue.as_str();
+    let delivery_count = count(&message.properties.headers, "x-delivery-count");
     let ours = take_ours(&mut message.properties.headers);
-    if ours.is_empty() {
-        return Seen { message, record: Record::default(), distrusted_headers: 0 };
-    }
-    if !trusted {
-        return Seen { message, record: Record::default(), distrusted_headers: ours.len() };
+    if ours.is_empty() || !trusted {
+        return Seen { message, record: Record::default(), distrusted_headers: ours.len(), delivery_count };
     }
     let record = Record {
         failures: count(&ours, ATTEMPT),
@@ -122,7 +122,7 @@ pub fn read(mut message: Message, queue: &QueueName) -> Seen {
         dropped: count(&ours, DROPPED),
     };
     restore(&mut message, record.origin.as_ref());
-    Seen { message, record, distrusted_headers: 0 }
+    Seen { message, record, distrusted_headers: 0, delivery_count }
 }
 
 /// The headers of a copy: the publisher's own, without what the broker wrote or would act upon, and our record.

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 /// Forwards a loopback port to another one.
 #[derive(Debug)]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     target: Arc<AtomicU16>,
@@ -37,6 +38,7 @@ impl Proxy {
     }
 
     /// New links lead to another port from now on.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
     pub(crate) fn lead_to(&self, port: u16) {
         self.target.store(port, Ordering::Relaxed);
     }

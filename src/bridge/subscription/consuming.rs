@@ -1,6 +1,5 @@
 //! How the pump consumes: begins with its first handler, follows the windows, starts again after failures.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +7,18 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::super::outbox::{RevocationReason, StreamEnd};
-use super::intake::{Adjusted, Intake, IntakeEvent, Started};
+use super::intake::{Active, Adjusted, Intake, IntakeEvent, Started};
 use super::pump::{Load, Pump, size_of};
+use super::settling::Source;
 use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch};
 use crate::domain::backoff::full_jitter;
-use crate::domain::ledger::DeliveryId;
 use crate::domain::record;
 use crate::domain::window;
 use crate::runtime::Phase;
 use crate::telemetry::metrics;
 
-/// Changes of the windows are gathered so long before the broker is told: each telling is three round trips.
-const PREFETCH_SETTLES: Duration = Duration::from_millis(200);
+/// A consumer that has lived so long was well.
+const WELL_AFTER: Duration = Duration::from_secs(30);
 /// Waits between two tries to consume.
 const CONSUME_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -28,7 +27,8 @@ impl Pump {
         match event {
             IntakeEvent::Started(Ok(started)) => self.started(started),
             IntakeEvent::Arrived(Ok(batch)) => self.arrived(batch),
-            IntakeEvent::Started(Err(error)) | IntakeEvent::Arrived(Err(error)) => self.consumer_failed(error),
+            IntakeEvent::Started(Err(error)) => self.not_started(error),
+            IntakeEvent::Arrived(Err(error)) => self.consumer_failed(error),
             IntakeEvent::Adjusted(adjusted) => self.adjusted(adjusted),
             IntakeEvent::RetryDue => self.intake = Intake::Idle { retry_at: None },
         }
@@ -41,12 +41,13 @@ impl Pump {
             prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
         );
         self.trouble = None;
+        self.started_at = Some(Instant::now());
         self.session = Some(started.session);
         self.metrics.prefetch.set(f64::from(started.prefetch.get()));
         let channel = (started.session, started.settler.channel());
         self.settling.add(channel, started.settler);
-        self.intake =
-            Intake::Active { arrivals: started.arrivals, session: started.session, prefetch: started.prefetch };
+        let (arrivals, prefetch) = (started.arrivals, started.prefetch);
+        self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
     }
 
     fn arrived(&mut self, batch: Vec<Incoming>) {
@@ -67,26 +68,57 @@ impl Pump {
     }
 
     fn adjusted(&mut self, adjusted: Adjusted) {
-        let Adjusted { arrivals, session, target, result } = adjusted;
+        let Adjusted { arrivals, channel, target, result } = adjusted;
         match (result, target) {
             (Err(error), _) => self.consumer_failed(error),
             (Ok(()), Some(prefetch)) => {
                 self.metrics.prefetch.set(f64::from(prefetch.get()));
-                self.intake = Intake::Active { arrivals, session, prefetch };
+                self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
+                // The broker counts for each consumer: what the old one was sent does not count against the new one, so
+                // without this every change would add a whole prefetch to what waits here.
+                for load in self.ledger.shed() {
+                    self.give_back(load, None, Source::Sidecar);
+                }
             }
             (Ok(()), None) => {
                 self.metrics.prefetch.set(0.0);
                 self.intake = Intake::Idle { retry_at: None };
                 self.give_back_waiting();
-                self.settling.retire_all();
+                self.settling.retire(channel);
             }
         }
     }
 
+    /// The consumer could not begin. Nothing that is held hangs on it.
+    fn not_started(&mut self, error: BrokerError) {
+        if let BrokerError::Mismatch { .. } = &error {
+            self.end_all(&StreamEnd::Mismatch(error.clone()));
+        }
+        self.try_again(error);
+    }
+
+    /// The consumer has ended by itself, and with it, usually, its channel.
     fn consumer_failed(&mut self, error: BrokerError) {
+        if let Some(channel) = self.intake.channel() {
+            if let BrokerError::ConsumerCancelled { .. } = &error {
+                // The channel lives: what handlers hold can still be settled.
+                self.settling.retire(channel);
+            } else {
+                // Whatever the channel still is: without its two halves it is closed, and the broker hands out again
+                // what was unsettled on it.
+                self.settling.forget(channel);
+                self.receipts_lost(|load| load.channel() == channel);
+            }
+        }
+        self.try_again(error);
+    }
+
+    fn try_again(&mut self, error: BrokerError) {
         self.is_status_due = true;
-        let failures = self.trouble.as_ref().map_or(1, |(_, failures)| failures.saturating_add(1));
-        let wait = full_jitter(failures, CONSUME_BACKOFF, fastrand::f64());
+        // One that dies right after its start has not been well in between.
+        let was_well = self.started_at.take().is_some_and(|at| at.elapsed() >= WELL_AFTER);
+        self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
+        let wait = full_jitter(self.failures, CONSUME_BACKOFF, fastrand::f64());
         warn!(
             subscription = %self.subscription.name, queue = %self.subscription.queue.name, %error,
             hint = error.hint(), wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -94,26 +126,7 @@ impl Pump {
         );
         self.metrics.prefetch.set(0.0);
         self.intake = Intake::after_failure(wait);
-        match &error {
-            // The channel is alive: what handlers hold can still be settled.
-            BrokerError::ConsumerCancelled { .. } => self.settling.retire_all(),
-            BrokerError::Mismatch { .. } => self.end_all(&StreamEnd::Mismatch(error.clone())),
-            BrokerError::Unreachable { .. }
-            | BrokerError::Tls { .. }
-            | BrokerError::LoginRefused { .. }
-            | BrokerError::VhostRefused { .. }
-            | BrokerError::AccessRefused { .. }
-            | BrokerError::Missing { .. }
-            | BrokerError::Locked { .. }
-            | BrokerError::ChannelClosed { .. }
-            | BrokerError::SessionLost { .. }
-            | BrokerError::TimedOut { .. }
-            | BrokerError::Unsupported { .. } => {
-                self.settling.forget_all();
-                self.receipts_lost();
-            }
-        }
-        self.trouble = Some((error, failures));
+        self.trouble = Some(error);
     }
 
     pub(super) fn link_changed(&mut self) {
@@ -126,9 +139,10 @@ impl Pump {
         if self.session.is_some() && self.session != live {
             self.session = None;
             self.settling.forget_sessions_except(live);
-            self.receipts_lost();
+            self.receipts_lost(|_| true);
         }
-        if live.is_some() {
+        if live != self.last_live {
+            self.last_live = live;
             // A new session may well have what the last one lacked.
             if let Intake::Idle { retry_at } = &mut self.intake {
                 *retry_at = None;
@@ -136,15 +150,14 @@ impl Pump {
         }
     }
 
-    /// The receipts of everything in the ledger are worthless: the broker hands the messages out again.
-    pub(super) fn receipts_lost(&mut self) {
-        for (stream, mut ids) in self.ledger.session_lost() {
+    /// These receipts are worthless: the broker hands the messages out again.
+    fn receipts_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
+        for (stream, ids) in self.ledger.lose(is_lost) {
             let Some(peer) = self.peers.get(&stream) else { continue };
             // What was never written need not be taken back.
-            let unwritten: HashSet<DeliveryId> = peer.outbox.take_unwritten().into_iter().collect();
-            ids.retain(|id| !unwritten.contains(id));
-            if !ids.is_empty() {
-                peer.outbox.revoke(RevocationReason::BrokerLost, ids);
+            let written = peer.outbox.withdraw(&ids);
+            if !written.is_empty() {
+                peer.outbox.revoke(RevocationReason::BrokerLost, written);
             }
         }
     }
@@ -155,13 +168,16 @@ impl Pump {
         } else {
             window::prefetch(self.ledger.windows(), self.subscription.delivery.prefetch_max).map(Prefetch::new)
         };
-        match (&self.intake, wanted) {
+        match (&mut self.intake, wanted) {
             (Intake::Idle { retry_at: None }, Some(prefetch)) => self.begin_consuming(prefetch),
-            (Intake::Active { .. }, None) => self.adjust(None),
-            (Intake::Active { prefetch: now, .. }, Some(wanted)) if *now != wanted => {
-                self.adjust_when_settled(*now, wanted);
+            // Nobody wants it any more: a stream has left what it never saw.
+            (Intake::Idle { .. }, None) => self.give_back_waiting(),
+            (Intake::Active(_), None) => self.adjust(None),
+            (Intake::Active(active), Some(wanted)) => {
+                if let Some(target) = active.follow(wanted) {
+                    self.adjust(Some(target));
+                }
             }
-            (Intake::Active { .. }, Some(_)) => self.prefetch_due = None,
             (Intake::Idle { .. } | Intake::Starting { .. } | Intake::Adjusting { .. }, _) => {}
         }
     }
@@ -173,27 +189,12 @@ impl Pump {
         self.intake = Intake::start(live, Arc::clone(&self.plan), queue, options);
     }
 
-    fn adjust_when_settled(&mut self, now: Prefetch, wanted: Prefetch) {
-        let at = *self.prefetch_due.get_or_insert_with(|| Instant::now() + PREFETCH_SETTLES);
-        if Instant::now() < at {
-            return;
-        }
-        self.prefetch_due = None;
-        // Below a quarter it is not worth the round trips; the windows bound what is handed out anyway.
-        if now.get().abs_diff(wanted.get()) >= now.get().div_ceil(4) {
-            self.adjust(Some(wanted));
-        } else {
-            self.prefetch_due = Some(Instant::now() + PREFETCH_SETTLES * 50);
-        }
-    }
-
     fn adjust(&mut self, target: Option<Prefetch>) {
         if target.is_none() && self.subscription.queue.auto_delete {
             // The queue goes with its last consumer: what we hold must be back in it before, for other consumers.
             self.give_back_waiting();
             self.settling.flush();
         }
-        self.prefetch_due = None;
         let intake = std::mem::replace(&mut self.intake, Intake::Idle { retry_at: None });
         self.intake = intake.adjust(target);
     }

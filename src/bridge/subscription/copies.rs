@@ -1,11 +1,13 @@
 //! Retry copies and dead letters on their way: published, confirmed, and only then is the original acked.
 //!
-//! A copy is tried again for as long as its session lives; the original stays unacked meanwhile, so nothing is lost. One
-//! that can never be sent gives its original back instead, or the broker would close the channel for it in the end.
+//! A copy is tried again for as long as its session and its lease live; the original stays unacked meanwhile, so nothing
+//! is lost. Then, or when it can never be sent, the original goes back instead: the broker would close the channel for
+//! it in the end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::super::lane::LaneHandle;
@@ -30,6 +32,8 @@ pub(super) enum Purpose {
     Retry { attempt: u32 },
     /// The end.
     DeadLetter(DeadLetterCause),
+    /// A give-back that the queue does not count.
+    Guard,
 }
 
 /// A copy to be stored before its original is acked.
@@ -42,6 +46,8 @@ pub(super) struct Copy {
     pub receipt: Receipt,
     /// What the ack of the original must prove.
     pub proof: Proof,
+    /// Until then the copy is tried; then the original goes back, or the broker would close the channel for it.
+    pub until: Instant,
     pub note: Note,
 }
 
@@ -61,6 +67,8 @@ pub(super) enum Fate {
     SessionOver,
     /// It cannot be sent, now or later: its headers do not fit into a frame.
     Impossible,
+    /// The lease of the original has ended meanwhile.
+    TooLate,
 }
 
 /// Publishes until the copy is confirmed and routed, or the original's session is over.
@@ -71,6 +79,9 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
     loop {
         if !link.is_live(session) {
             return CopyEnd { copy, fate: Fate::SessionOver };
+        }
+        if Instant::now() >= copy.until {
+            return CopyEnd { copy, fate: Fate::TooLate };
         }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };

@@ -7,10 +7,15 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::super::link::Live;
+use super::settling::Channel;
 use crate::broker::{Arrivals, BrokerError, ConsumeOptions, Findings, Incoming, Prefetch, SessionId, Settler};
 use crate::domain::name::QueueName;
 use crate::domain::topology::Plan;
 
+/// Changes of the windows are gathered so long before the broker is told: each telling is three round trips.
+const PREFETCH_SETTLES: Duration = Duration::from_millis(200);
+/// A small difference is looked at again after this.
+const PREFETCH_LOOKS_AGAIN: Duration = Duration::from_secs(10);
 /// Deliveries taken from the backend at a time.
 const ROOM_MAX: usize = 1_024;
 
@@ -23,10 +28,39 @@ pub(super) struct Started {
     pub findings: Findings,
 }
 
+/// A consumer that is served.
+pub(super) struct Active {
+    pub arrivals: Box<dyn Arrivals>,
+    pub channel: Channel,
+    pub prefetch: Prefetch,
+    /// When a change of the windows is told to the broker. It lives here, so that it cannot outlive the consumer: a
+    /// moment that has passed and that nobody acts on would wake the pump without end.
+    pub prefetch_due: Option<Instant>,
+}
+
+impl Active {
+    /// Follows the windows: answers a prefetch that is worth telling the broker.
+    pub(super) fn follow(&mut self, wanted: Prefetch) -> Option<Prefetch> {
+        if wanted == self.prefetch {
+            self.prefetch_due = None;
+            return None;
+        }
+        let now = Instant::now();
+        if now < *self.prefetch_due.get_or_insert(now + PREFETCH_SETTLES) {
+            return None;
+        }
+        // Below a quarter it is not worth the round trips; the windows bound what is handed out anyway.
+        let difference = self.prefetch.get().abs_diff(wanted.get());
+        let is_worth_it = difference >= self.prefetch.get().div_ceil(4);
+        self.prefetch_due = (!is_worth_it).then_some(now + PREFETCH_LOOKS_AGAIN);
+        is_worth_it.then_some(wanted)
+    }
+}
+
 /// What became of a change of the prefetch (`Some`) or of a cancel (`None`).
 pub(super) struct Adjusted {
     pub arrivals: Box<dyn Arrivals>,
-    pub session: SessionId,
+    pub channel: Channel,
     pub target: Option<Prefetch>,
     pub result: Result<(), BrokerError>,
 }
@@ -38,9 +72,9 @@ pub(super) enum Intake {
     /// Topology is looked at, then the consumer begins.
     Starting { session: SessionId, work: BoxFuture<'static, Result<Started, BrokerError>> },
     /// Deliveries arrive.
-    Active { arrivals: Box<dyn Arrivals>, session: SessionId, prefetch: Prefetch },
+    Active(Active),
     /// Its prefetch changes, or it ends.
-    Adjusting { session: SessionId, work: BoxFuture<'static, Adjusted> },
+    Adjusting { channel: Channel, work: BoxFuture<'static, Adjusted> },
 }
 
 /// What happened to the consumer.
@@ -56,9 +90,24 @@ impl Intake {
     pub(super) fn session(&self) -> Option<SessionId> {
         match self {
             Self::Idle { .. } => None,
-            Self::Starting { session, .. } | Self::Active { session, .. } | Self::Adjusting { session, .. } => {
-                Some(*session)
-            }
+            Self::Starting { session, .. } => Some(*session),
+            Self::Active(Active { channel, .. }) | Self::Adjusting { channel, .. } => Some(channel.0),
+        }
+    }
+
+    /// The channel of a consumer that has begun.
+    pub(super) fn channel(&self) -> Option<Channel> {
+        match self {
+            Self::Idle { .. } | Self::Starting { .. } => None,
+            Self::Active(Active { channel, .. }) | Self::Adjusting { channel, .. } => Some(*channel),
+        }
+    }
+
+    /// When the pump has to look at the windows again.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        match self {
+            Self::Active(active) => active.prefetch_due,
+            Self::Idle { .. } | Self::Starting { .. } | Self::Adjusting { .. } => None,
         }
     }
 
@@ -82,15 +131,15 @@ impl Intake {
     /// Changes the prefetch (`Some`) or cancels (`None`); anything but an active consumer stays as it is.
     pub(super) fn adjust(self, target: Option<Prefetch>) -> Self {
         match self {
-            Self::Active { mut arrivals, session, .. } => {
+            Self::Active(Active { mut arrivals, channel, .. }) => {
                 let work = Box::pin(async move {
                     let result = match target {
                         Some(prefetch) => arrivals.set_prefetch(prefetch).await,
                         None => arrivals.cancel().await,
                     };
-                    Adjusted { arrivals, session, target, result }
+                    Adjusted { arrivals, channel, target, result }
                 });
-                Self::Adjusting { session, work }
+                Self::Adjusting { channel, work }
             }
             Self::Idle { .. } | Self::Starting { .. } | Self::Adjusting { .. } => self,
         }
@@ -105,7 +154,7 @@ impl Intake {
                 IntakeEvent::RetryDue
             }
             Self::Starting { work, .. } => IntakeEvent::Started(work.await),
-            Self::Active { arrivals, .. } => IntakeEvent::Arrived(arrivals.next_batch(ROOM_MAX).await),
+            Self::Active(active) => IntakeEvent::Arrived(active.arrivals.next_batch(ROOM_MAX).await),
             Self::Adjusting { work, .. } => IntakeEvent::Adjusted(work.await),
         }
     }

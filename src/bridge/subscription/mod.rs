@@ -22,6 +22,7 @@ mod consuming;
 mod copies;
 mod intake;
 mod pump;
+mod releases;
 mod settling;
 mod stopping;
 mod streams;

@@ -14,11 +14,14 @@ use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
 use super::copies::CopyEnd;
 use super::intake::{Intake, IntakeEvent};
-use super::settling::{Job, Note, Settling, Source};
+use super::releases::Releases;
+use super::settling::{Channel, Note, Settling, Source};
 use super::streams::Peer;
 use super::{Command, Context, Kept, Parts, describe};
-use crate::broker::{BrokerError, Proof, Receipt, SessionId, Settled, Settlement};
-use crate::domain::ledger::{DeliveryId, Ledger, Outcome, Size, StreamId};
+use tracing::warn;
+
+use crate::broker::{BrokerError, Receipt, SessionId, Settled};
+use crate::domain::ledger::{Ledger, Size, StreamId};
 use crate::domain::message::frame_bytes_bound;
 use crate::domain::record::Seen;
 use crate::domain::subscription::Subscription;
@@ -34,6 +37,13 @@ const RECORD_BYTES: u64 = 8 * 1_024;
 
 /// Said of a subscription before its first consumer in a session.
 const NOT_YET: &str = "its queue is not consumed yet";
+
+impl Load {
+    /// The channel that its receipt belongs to.
+    pub(super) fn channel(&self) -> Channel {
+        (self.receipt.session(), self.receipt.channel())
+    }
+}
 
 /// What travels with a delivery.
 #[derive(Debug)]
@@ -80,9 +90,15 @@ pub(super) struct Pump {
     commands: mpsc::Receiver<Command>,
     /// The session that the deliveries in the ledger belong to.
     pub(super) session: Option<SessionId>,
-    /// Why consuming does not work, and how often in a row.
-    pub(super) trouble: Option<(BrokerError, u32)>,
-    pub(super) prefetch_due: Option<Instant>,
+    /// The session that was live when the link was last looked at.
+    pub(super) last_live: Option<SessionId>,
+    /// Why consuming does not work.
+    pub(super) trouble: Option<BrokerError>,
+    /// Failures of the consumer in a row.
+    pub(super) failures: u32,
+    pub(super) started_at: Option<Instant>,
+    /// Releases that are held before they go back.
+    pub(super) releases: Releases,
     counters: HashMap<(VerdictKind, Source, bool), Counter>,
     timers: HashMap<VerdictKind, Histogram>,
     _alive: mpsc::Sender<std::convert::Infallible>,
@@ -114,8 +130,11 @@ impl Pump {
             status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
             is_status_due: true,
             session: None,
+            last_live: None,
             trouble: None,
-            prefetch_due: None,
+            failures: 0,
+            started_at: None,
+            releases: Releases::default(),
             counters: HashMap::new(),
             timers: HashMap::new(),
             _alive: parts.alive,
@@ -134,7 +153,10 @@ impl Pump {
                 Event::Copied(end) => self.copied(*end),
                 Event::Command(command) => self.commands(command),
                 Event::Link => self.link_changed(),
-                Event::Wake => self.clocks(),
+                Event::Wake => {
+                    self.clocks();
+                    self.release_due();
+                }
                 Event::Intake(event) => self.consumer(event),
             }
         }
@@ -163,7 +185,7 @@ impl Pump {
 
     fn wake_at(&self) -> Option<Instant> {
         let ledger = self.ledger.next_wake().map(Instant::from_std);
-        [ledger, self.prefetch_due].into_iter().flatten().min()
+        [ledger, self.intake.wake_at(), self.releases.wake_at()].into_iter().flatten().min()
     }
 
     /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.
@@ -190,6 +212,7 @@ impl Pump {
 
     /// What follows from the last event: hand out, flush, tune the consumer, tell the streams.
     fn advance(&mut self) {
+        self.lose_abandoned();
         self.dispatch();
         self.end_idle_streams();
         self.settling.flush();
@@ -227,19 +250,6 @@ impl Pump {
         }
     }
 
-    pub(super) fn give_back_waiting(&mut self) {
-        for load in self.ledger.take_waiting() {
-            self.give_back(load, None, Source::Sidecar);
-        }
-    }
-
-    /// Puts a give-back on its way.
-    pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
-        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source };
-        let (receipt, settlement, proof) = (load.receipt, Settlement::GiveBack, Proof::Written);
-        self.settling.push(Job { receipt, settlement, proof, note });
-    }
-
     pub(super) fn count_settlement(&mut self, note: &Note, settled: Settled) {
         let is_applied = settled == Settled::Applied;
         let metrics = &self.metrics;
@@ -264,6 +274,12 @@ impl Pump {
             return;
         }
         self.is_status_due = false;
+        if held > self.status.held {
+            warn!(
+                subscription = %self.subscription.name, held,
+                "deliveries wait that no connected handler can receive: raise its max_message_bytes"
+            );
+        }
         let status = self.present_status(held);
         if status != self.status {
             self.metrics.held.set(f64::from(u32::try_from(status.held).unwrap_or(u32::MAX)));
@@ -278,9 +294,11 @@ impl Pump {
         let link = self.link.now();
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
-            (Some(_), Some((error, _))) => (SubscriptionState::Paused, describe(error)),
+            (Some(_), Some(error)) => (SubscriptionState::Paused, describe(error)),
             // Until the queue is there and bound, a publish that follows at once would not reach it.
-            (Some(_), None) if self.session.is_none() => (SubscriptionState::Paused, NOT_YET.to_owned()),
+            (Some(_), None) if self.session.is_none() && self.ledger.has_room() => {
+                (SubscriptionState::Paused, NOT_YET.to_owned())
+            }
             (Some(_), None) => (SubscriptionState::Active, String::new()),
         };
         Status { state, description, held }

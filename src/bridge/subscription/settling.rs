@@ -98,18 +98,22 @@ impl Settling {
         }
     }
 
-    /// No consumer is left: channels go as soon as what arrived on them is settled. Without this every handler that
-    /// came and went would leave a channel open on the broker.
-    pub(super) fn retire_all(&mut self) {
-        for slot in self.slots.values_mut() {
+    /// Nothing more arrives on this channel: it goes as soon as what has arrived is settled. Without this every handler
+    /// that came and went would leave a channel open on the broker.
+    pub(super) fn retire(&mut self, channel: Channel) {
+        if let Some(slot) = self.slots.get_mut(&channel) {
             slot.is_retired = true;
+            if slot.is_done() {
+                self.slots.remove(&channel);
+            }
         }
-        self.slots.retain(|_, slot| !slot.is_done());
     }
 
-    /// The channels are dead, and every receipt of them with it.
-    pub(super) fn forget_all(&mut self) {
-        self.forget_sessions_except(None);
+    /// The channel is dead, and every receipt of it with it.
+    pub(super) fn forget(&mut self, channel: Channel) {
+        if let Some(slot) = self.slots.remove(&channel) {
+            self.stale.extend(slot.waiting.into_iter().map(|job| (job.note, Settled::Stale)));
+        }
     }
 
     /// Hands a settlement in; `flush` sends it.
@@ -137,8 +141,7 @@ impl Settling {
     pub(super) fn forget_sessions_except(&mut self, live: Option<SessionId>) {
         let gone: Vec<Channel> = self.slots.keys().filter(|(id, _)| Some(*id) != live).copied().collect();
         for channel in gone {
-            let Some(slot) = self.slots.remove(&channel) else { continue };
-            self.stale.extend(slot.waiting.into_iter().map(|job| (job.note, Settled::Stale)));
+            self.forget(channel);
         }
     }
 

@@ -20,6 +20,7 @@ impl Pump {
     }
 
     fn tell_drain(&mut self) {
+        self.release_due();
         let streams: Vec<StreamId> = self.peers.keys().copied().collect();
         for stream in streams {
             if !self.ledger.is_leaving(stream) {
@@ -57,6 +58,7 @@ impl Pump {
             && matches!(self.intake, Intake::Idle { .. })
             && self.settling.is_idle()
             && self.copies.is_empty()
+            && self.releases.is_empty()
             && self.ledger.waiting_count() == 0;
         let is_unused = self.kept == Kept::WhileUsed && self.was_used;
         phase >= Phase::Close || (is_empty && (phase >= Phase::Drain || is_unused))

@@ -104,10 +104,19 @@ impl Pump {
         self.count_handlers();
     }
 
+    /// Streams whose other side is gone without a word: a call that was cancelled before it began to read, say.
+    pub(super) fn lose_abandoned(&mut self) {
+        let is_alone = |peer: &Peer| Arc::strong_count(&peer.outbox) == 1;
+        let abandoned: Vec<StreamId> =
+            self.peers.iter().filter(|(_, peer)| is_alone(peer)).map(|(id, _)| *id).collect();
+        for stream in abandoned {
+            self.lose(stream);
+        }
+    }
+
     /// Ends a stream with a word; what the handler held goes back.
     pub(super) fn end(&mut self, stream: StreamId, end: StreamEnd) {
         let Some(peer) = self.peers.remove(&stream) else { return };
-        let held = self.give_back_all(stream);
         let reason = match &end {
             StreamEnd::Done => "left",
             StreamEnd::Draining => "draining",
@@ -115,12 +124,14 @@ impl Pump {
             StreamEnd::Protocol(_) => "protocol",
             StreamEnd::Mismatch(_) => "mismatch",
         };
+        // Ended first: nothing may be written any more when what it held goes back.
+        peer.outbox.end(end);
+        let held = self.give_back_all(stream);
         metrics::stream_ended(reason);
         info!(
             subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, reason, held,
             "stream ended"
         );
-        peer.outbox.end(end);
         self.count_handlers();
     }
 

@@ -16,7 +16,9 @@ use crate::broker::{Proof, Settled, Settlement};
 use crate::domain::delay::Slot;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::giving_up::{self, Decision, Failed};
-use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, Outcome, StreamId};
+use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcome, StreamId};
+use crate::domain::message::Message;
+use crate::domain::topology::Plan;
 use crate::domain::verdict::{Verdict, VerdictKind};
 use crate::runtime::unix_ms;
 
@@ -115,7 +117,7 @@ impl Pump {
                 let note = Note { id: Some(id), verdict: VerdictKind::Ack, outcome: Outcome::Acked, source };
                 self.settling.push(Job { receipt: load.receipt, settlement: Settlement::Ack, proof, note });
             }
-            Verdict::Release => self.give_back(load, Some(id), source),
+            Verdict::Release => self.release(load, id),
             Verdict::Retry { delay, reason, description } => {
                 let (reason, description) = (reason.clone(), description.clone());
                 let (kind, delay) = (FailureKind::Retry, *delay);
@@ -136,7 +138,11 @@ impl Pump {
                 (None, _) => self.give_back(due.load, None, Source::Deadline),
                 (Some((stream, id)), Clock::LeaseLimit) => {
                     if let Some(peer) = self.peers.get(&stream) {
-                        peer.outbox.revoke(RevocationReason::LeaseLimit, vec![id]);
+                        // One that was never written is taken out, or two handlers would work on it.
+                        let written = peer.outbox.withdraw(&[id]);
+                        if !written.is_empty() {
+                            peer.outbox.revoke(RevocationReason::LeaseLimit, written);
+                        }
                     }
                     self.give_back(due.load, Some(id), Source::Deadline);
                 }
@@ -149,7 +155,7 @@ impl Pump {
         let Some(peer) = self.peers.get(&stream) else {
             return self.give_back(due.load, Some(id), Source::Deadline);
         };
-        if peer.outbox.is_unwritten(id) {
+        if peer.outbox.withdraw(&[id]).is_empty() {
             // It never reached the handler, so the handler did not fail it; but nobody reads that stream.
             self.give_back(due.load, Some(id), Source::Deadline);
             return self.end(stream, StreamEnd::SlowReader);
@@ -215,7 +221,19 @@ impl Pump {
             FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
         };
         let note = Note { id: Some(id), verdict, outcome, source: attempt.source };
-        let copy = Copy { message: copy, purpose, repair, receipt: load.receipt, proof: attempt.proof, note };
+        self.copy(load, (copy, purpose), repair, (attempt.proof, note));
+    }
+
+    /// Puts a copy on its way; the original is settled when its fate is known.
+    pub(super) fn copy(
+        &mut self,
+        load: Load,
+        (message, purpose): (Message, Purpose),
+        repair: Arc<Plan>,
+        (proof, note): (Proof, Note),
+    ) {
+        let until = load.arrived + self.subscription.delivery.max_lease.saturating_sub(LEASE_MARGIN);
+        let copy = Copy { message, purpose, repair, receipt: load.receipt, proof, until, note };
         self.copies.push(Box::pin(copies::store(copy, self.context.copies.clone(), self.link.clone())));
     }
 
@@ -224,7 +242,7 @@ impl Pump {
         match fate {
             Fate::Stored => {}
             Fate::SessionOver => return self.settled(vec![(copy.note, Settled::Stale)]),
-            Fate::Impossible => {
+            Fate::Impossible | Fate::TooLate => {
                 let note = Note { outcome: Outcome::Released, ..copy.note };
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
                 return self.settling.push(Job { receipt: copy.receipt, settlement, proof, note });
@@ -235,6 +253,7 @@ impl Pump {
                 self.metrics.retried(attempt);
                 debug!(subscription = %self.subscription.name, attempt, slot = %copy.message.exchange, "retry scheduled");
             }
+            Purpose::Guard => debug!(subscription = %self.subscription.name, "given back by a copy"),
             Purpose::DeadLetter(cause) => {
                 self.metrics.dead_lettered(cause.label());
                 warn!(

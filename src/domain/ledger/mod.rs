@@ -1,10 +1,10 @@
 //! The deliveries of one subscription that are not settled yet: who holds which, since when, and what may be handed out.
 //!
 //! Knows no broker, no wire and no clock. Inputs: `attach`, `arrive`, `dispatch`, `verdict`, `extend`, `settled`, `due`,
-//! `detach`, `session_lost`. The shell owns one timer, set to `next_wake`. Generic over the load that travels with a
+//! `detach`, `lose`. The shell owns one timer, set to `next_wake`. Generic over the load that travels with a
 //! delivery (the message and its receipt), which comes out exactly once.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::verdict::VerdictKind;
@@ -115,13 +115,16 @@ impl<L> Ledger<L> {
     ) -> Vec<(StreamId, DeliveryId)> {
         let mut granted = Vec::new();
         let mut kept = VecDeque::new();
+        // Streams that a large item waits for: they get nothing more until it fits, or it would wait for ever.
+        let mut reserved = BTreeSet::new();
         while let Some(item) = self.waiting.pop_front() {
-            if !self.streams.values().any(Stream::has_room) {
+            if !self.streams.iter().any(|(id, stream)| stream.has_room() && !reserved.contains(id)) {
                 self.waiting.push_front(item);
                 break;
             }
-            // An item that no stream with room may take is passed over, so that it does not hold up the others.
-            let Some(stream) = self.idlest(item.size) else {
+            let Some(stream) = self.idlest(item.size, &reserved) else {
+                // An item that no stream may ever receive is passed over, so that it does not hold up the others.
+                reserved.extend(self.emptiest(item.size));
                 kept.push_back(item);
                 continue;
             };
@@ -138,9 +141,15 @@ impl<L> Ledger<L> {
         granted
     }
 
-    fn idlest(&self, size: Size) -> Option<StreamId> {
-        let takers = self.streams.iter().filter(|(_, stream)| stream.takes(size));
+    fn idlest(&self, size: Size, reserved: &BTreeSet<StreamId>) -> Option<StreamId> {
+        let takers = self.streams.iter().filter(|(id, stream)| stream.takes(size) && !reserved.contains(id));
         takers.max_by_key(|(id, stream)| (stream.window.free_share(), std::cmp::Reverse(**id))).map(|(id, _)| *id)
+    }
+
+    /// The stream that could take this item soonest: it lacks nothing but room in bytes.
+    fn emptiest(&self, size: Size) -> Option<StreamId> {
+        let waiters = self.streams.iter().filter(|(_, stream)| stream.could_take(size));
+        waiters.min_by_key(|(id, stream)| (stream.window.bytes(), **id)).map(|(id, _)| *id)
     }
 
     fn grant(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, item: Waiting<L>) {
@@ -247,18 +256,22 @@ impl<L> Ledger<L> {
         Some(open.stream)
     }
 
-    /// The session to the broker is gone, and every receipt with it. Answers what each stream was working on; what is
-    /// being settled is told by `settled` as its outcome becomes known.
-    pub fn session_lost(&mut self) -> Vec<(StreamId, Vec<DeliveryId>)> {
-        self.waiting.clear();
+    /// These receipts are worth nothing any more: the broker hands the messages out again. Answers what each stream was
+    /// working on; what is being settled is told by `settled` as its outcome becomes known.
+    pub fn lose(&mut self, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<DeliveryId>)> {
+        self.waiting.retain(|item| !is_lost(&item.load));
         let mut revoked = Vec::new();
         for (stream_id, stream) in &mut self.streams {
-            let ids: Vec<DeliveryId> = std::mem::take(&mut stream.working).into_iter().collect();
-            stream.oldest_since = None;
+            let lost = |id: &DeliveryId| match self.open.get(id).map(|open| &open.state) {
+                Some(State::Working(load)) => is_lost(load),
+                Some(State::Settling(_) | State::Revoked) | None => false,
+            };
+            let ids: Vec<DeliveryId> = stream.working.iter().copied().filter(lost).collect();
             for id in &ids {
                 if let Some(open) = self.open.remove(id) {
                     stream.window.free(open.size.body);
                 }
+                stream.forget_work(*id);
                 stream.remember(*id, Ending::Lost);
             }
             if !ids.is_empty() {
@@ -266,6 +279,15 @@ impl<L> Ledger<L> {
             }
         }
         revoked
+    }
+
+    /// Takes out what waits beyond the room that all windows have, the newest first: it was sent ahead for windows that
+    /// have shrunk, or counted against a consumer that is no more.
+    pub fn shed(&mut self) -> Vec<L> {
+        let room = |stream: &Stream| stream.window.messages_max().saturating_sub(stream.window.messages());
+        let room: u64 = self.streams.values().filter(|stream| !stream.leaving).map(|s| u64::from(room(s))).sum();
+        let kept = usize::try_from(room).unwrap_or(usize::MAX).min(self.waiting.len());
+        self.waiting.drain(kept..).rev().map(|item| item.load).collect()
     }
 
     /// Takes out every delivery that is still waiting for a handler.

@@ -67,6 +67,11 @@ impl Stream {
         self.has_room() && size.encoded <= self.terms.frame_bytes_max && self.window.accepts(size.body)
     }
 
+    /// True if it lacks nothing but room in bytes, which settling makes.
+    pub(super) fn could_take(&self, size: Size) -> bool {
+        self.has_room() && !self.window.is_paused() && size.encoded <= self.terms.frame_bytes_max
+    }
+
     fn is_in_pace(&self) -> bool {
         self.window.messages() < self.pace.window_max(self.lease_max)
     }
@@ -89,6 +94,14 @@ impl Stream {
         self.working.remove(&id);
         if was_oldest {
             self.oldest_since = if self.working.is_empty() { None } else { Some(now) };
+        }
+    }
+
+    /// As `end`, where no time is known: the clock of the next oldest one keeps what has run.
+    pub(super) fn forget_work(&mut self, id: DeliveryId) {
+        self.working.remove(&id);
+        if self.working.is_empty() {
+            self.oldest_since = None;
         }
     }
 

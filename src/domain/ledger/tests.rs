@@ -146,7 +146,7 @@ fn a_lost_session_revokes_all_work_and_later_verdicts_hear_of_it() {
     bench.arrive(&["a", "b", "c", "d"]);
     bench.dispatch();
     bench.verdict(ONE, 1, VerdictKind::Ack);
-    assert_eq!(bench.ledger.session_lost(), [(ONE, vec![DeliveryId(2), DeliveryId(3)])]);
+    assert_eq!(bench.ledger.lose(|_| true), [(ONE, vec![DeliveryId(2), DeliveryId(3)])]);
     assert_eq!(bench.verdict(ONE, 2, VerdictKind::Ack), Answer::Result(Outcome::LeaseLost));
     assert_eq!(bench.ledger.in_flight(ONE), Some(1), "the one being settled still counts");
     assert_eq!(bench.ledger.settled(DeliveryId(1), Outcome::LeaseLost), Some(ONE));
@@ -209,6 +209,43 @@ fn a_frame_too_large_for_one_stream_goes_to_another_or_is_held() {
     bench.ledger.attach(TWO, Window::new(1, 10), Terms { frame_bytes_max: 5_000, ..terms() });
     assert_eq!(bench.dispatch(), [(TWO, 2)]);
     assert_eq!(bench.ledger.held_count(), 0);
+}
+
+#[test]
+fn a_large_message_is_not_starved_by_small_ones() {
+    let mut bench = Bench::with_window(10);
+    bench.ledger.resize(ONE, None, Some(100));
+    bench.arrive(&["small"]);
+    assert_eq!(bench.dispatch(), [(ONE, 1)]);
+    bench.ledger.arrive(bench.now, "large", size(900));
+    bench.arrive(&["later"]);
+    assert_eq!(bench.dispatch(), [], "the stream is kept free for the large one");
+    assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("small"));
+    bench.ledger.settled(DeliveryId(1), Outcome::Acked);
+    assert_eq!(bench.dispatch(), [(ONE, 2)]);
+    assert_eq!(bench.ledger.load(DeliveryId(2)), Some(&"large"));
+}
+
+#[test]
+fn what_waits_beyond_all_windows_is_shed_newest_first() {
+    let mut bench = Bench::with_window(2);
+    bench.arrive(&["a", "b", "c", "d", "e"]);
+    assert_eq!(bench.dispatch().len(), 2);
+    assert_eq!(bench.ledger.shed(), ["e", "d", "c"]);
+    bench.arrive(&["f"]);
+    bench.ledger.resize(ONE, Some(5), None);
+    assert_eq!(bench.ledger.shed(), Vec::<&str>::new());
+}
+
+#[test]
+fn only_what_is_lost_is_revoked() {
+    let mut bench = Bench::with_window(3);
+    bench.arrive(&["a", "b", "a2", "b2"]);
+    bench.dispatch();
+    let revoked = bench.ledger.lose(|load| load.starts_with('b'));
+    assert_eq!(revoked, [(ONE, vec![DeliveryId(2)])]);
+    assert_eq!((bench.ledger.waiting_count(), bench.ledger.in_flight(ONE)), (0, Some(2)));
+    assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("a"));
 }
 
 #[derive(Debug, Clone)]
@@ -322,7 +359,7 @@ proptest! {
                     }
                 }
                 Step::SessionLost => {
-                    ledger.session_lost();
+                    ledger.lose(|_| true);
                     model.ended += model.waiting.len() + model.working.len();
                     model.waiting.clear();
                     model.working.clear();

@@ -1,0 +1,93 @@
+//! What goes back to its queue uncounted: held if a handler released it, and copied before the queue's own limit.
+//!
+//! Below RabbitMQ 4.3 every requeue counts against a quorum queue's delivery limit, and beyond it the message is
+//! dead-lettered, or dropped where no target is: 21 releases destroyed a message (measured).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::copies::Purpose;
+use super::pump::{Load, Pump};
+use super::settling::{Job, Note, Source};
+use crate::broker::{Proof, Settlement};
+use crate::domain::giving_up::{self, GUARD_MARGIN};
+use crate::domain::ledger::{DeliveryId, Outcome};
+use crate::domain::subscription::DELIVERY_LIMIT_DEFAULT;
+use crate::domain::verdict::VerdictKind;
+use crate::runtime::{Phase, unix_ms};
+
+/// A release is held so long; twice as long for each time that the queue has counted, up to the longest.
+const HOLD_MIN: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(30);
+
+/// Releases that are held before they go back: at once they would come back at once.
+#[derive(Debug, Default)]
+pub(super) struct Releases(Vec<(Instant, Load, DeliveryId)>);
+
+impl Releases {
+    /// When the next one goes back.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.0.iter().map(|(at, _, _)| *at).min()
+    }
+
+    /// True if none is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Pump {
+    /// A handler's verdict: back to the queue, after a while.
+    pub(super) fn release(&mut self, load: Load, id: DeliveryId) {
+        let doubled = HOLD_MIN.saturating_mul(2_u32.saturating_pow(load.seen.delivery_count.min(5)));
+        self.releases.0.push((Instant::now() + doubled.min(HOLD_MAX), load, id));
+        self.release_due();
+    }
+
+    /// Gives back what was held long enough; all of it when the sidecar stops.
+    pub(super) fn release_due(&mut self) {
+        let (now, is_stopping) = (Instant::now(), self.phase.now() >= Phase::Intake);
+        let (due, held) =
+            std::mem::take(&mut self.releases.0).into_iter().partition(|(at, _, _)| is_stopping || *at <= now);
+        self.releases.0 = held;
+        let due: Vec<(Instant, Load, DeliveryId)> = due;
+        for (_, load, id) in due {
+            self.give_back(load, Some(id), Source::Handler);
+        }
+    }
+
+    /// Gives back what waits for a handler.
+    pub(super) fn give_back_waiting(&mut self) {
+        for load in self.ledger.take_waiting() {
+            self.give_back(load, None, Source::Sidecar);
+        }
+    }
+
+    /// Puts a give-back on its way. Near the queue's own limit it is a copy, which resets the queue's count.
+    pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
+        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source };
+        let proof = Proof::Written;
+        if load.seen.delivery_count.saturating_add(GUARD_MARGIN) < self.delivery_limit() {
+            let (receipt, settlement) = (load.receipt, Settlement::GiveBack);
+            return self.settling.push(Job { receipt, settlement, proof, note });
+        }
+        let (message, record) = (&load.seen.message, &load.seen.record);
+        let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
+        let (queue, fresh_id) = (&self.subscription.queue.name, Uuid::now_v7().to_string());
+        let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
+        let copy = giving_up::guard_copy(&source, remaining_ms);
+        self.copy(load, (copy, Purpose::Guard), Arc::clone(&self.plan), (proof, note));
+    }
+
+    /// Requeues that the queue allows: what was asked for, else what RabbitMQ takes from 4.0 on. A classic queue counts
+    /// nothing, so its deliveries never come near.
+    fn delivery_limit(&self) -> u32 {
+        let named = self.subscription.queue.arguments.get("x-delivery-limit");
+        let named = named.and_then(crate::domain::message::Value::as_integer);
+        named.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(DELIVERY_LIMIT_DEFAULT)
+    }
+}
