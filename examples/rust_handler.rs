@@ -51,31 +51,25 @@ fn settle(delivery: &pb::Delivery) -> pb::Settlement {
     pb::Settlement { delivery_ids: vec![delivery.id], verdict: Some(verdict) }
 }
 
-/// What ends a stream in good order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// The sidecar is stopping: come back.
-    BySidecar,
-    /// We left.
-    ByUs,
-}
-
-/// One stream, from open to its end.
-async fn serve(endpoint: &str, open: pb::SubscribeOpen, stop: &mut Signal) -> Result<Ended, Box<dyn Error>> {
+/// One stream, from open to its end. `leaving` stays true after SIGTERM, however the stream ends then.
+async fn serve(
+    endpoint: &str,
+    open: pb::SubscribeOpen,
+    (stop, leaving): (&mut Signal, &mut bool),
+) -> Result<(), Box<dyn Error>> {
     let mut client = ConsumerServiceClient::connect(format!("http://{endpoint}")).await?;
     let (out, requests) = mpsc::channel(16);
     out.send(pb::SubscribeRequest { open: Some(open), ..Default::default() }).await?;
     let mut frames = client.subscribe(ReceiverStream::new(requests)).await?.into_inner();
-    let mut ended = Ended::BySidecar;
     loop {
         let request = tokio::select! {
             frame = frames.message() => {
-                let Some(frame) = frame? else { return Ok(ended) };
+                let Some(frame) = frame? else { return Ok(()) };
                 pb::SubscribeRequest { settlements: frame.deliveries.iter().map(settle).collect(), ..Default::default() }
             }
             // What is in flight may still be settled; the sidecar then ends the stream.
-            _ = stop.recv(), if ended == Ended::BySidecar => {
-                ended = Ended::ByUs;
+            _ = stop.recv(), if !*leaving => {
+                *leaving = true;
                 pb::SubscribeRequest { leave: true, ..Default::default() }
             }
         };
@@ -95,19 +89,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     #[expect(clippy::disallowed_methods, reason = "a program of its own, outside the rooms of Sidebus")]
     let endpoint = std::env::var("SIDEBUS_ENDPOINT").unwrap_or_else(|_| "127.0.0.1:7672".to_owned());
 
-    let mut stop = signal(SignalKind::terminate())?;
-    loop {
-        match serve(&endpoint, open.clone(), &mut stop).await {
-            Ok(Ended::ByUs) => return Ok(()),
-            Ok(Ended::BySidecar) => {}
-            Err(error) => {
-                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                eprintln!("{error}{cause}");
-                tokio::select! {
-                    () = tokio::time::sleep(RECONNECT) => {}
-                    _ = stop.recv() => return Ok(()),
-                }
-            }
+    let (mut stop, mut leaving) = (signal(SignalKind::terminate())?, false);
+    while !leaving {
+        let Err(error) = serve(&endpoint, open.clone(), (&mut stop, &mut leaving)).await else { continue };
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        eprintln!("{error}{cause}");
+        tokio::select! {
+            () = tokio::time::sleep(RECONNECT), if !leaving => {}
+            _ = stop.recv(), if !leaving => leaving = true,
+            else => {}
         }
     }
+    Ok(())
 }

@@ -59,6 +59,8 @@ pub enum StartError {
 pub enum Ended {
     /// Asked to stop, and everything was settled or given back.
     Drained,
+    /// Asked to stop, and the time was over before everything was: the broker hands out again what was unsettled.
+    CutShort,
     /// Asked to stop a second time.
     Interrupted,
     /// A task panicked: a bug. Nothing was drained; the broker hands out again what was unsettled.
@@ -172,7 +174,7 @@ impl App {
                 health.set(false).await;
                 metrics::ready(false);
                 tokio::select! {
-                    () = drain(&self.settings.shutdown, &phases, &mut bridge, &tasks) => Ended::Drained,
+                    ended = drain(&self.settings.shutdown, &phases, &mut bridge, &tasks) => ended,
                     () = stop() => Ended::Interrupted,
                 }
             };
@@ -186,7 +188,7 @@ impl App {
 }
 
 /// The phases of stopping, each with its budget.
-async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge, tasks: &Tasks) {
+async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge, tasks: &Tasks) -> Ended {
     phases.enter(Phase::Notice);
     tokio::time::sleep(settings.notice).await;
     phases.enter(Phase::Intake);
@@ -194,17 +196,24 @@ async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge
     bridge.registry.close();
     phases.enter(Phase::Drain);
     let within = settings.intake + settings.drain;
-    if tokio::time::timeout(within, bridge.all_ended.wait()).await.is_err() {
-        phases.enter(Phase::GiveBack);
-        if tokio::time::timeout(settings.give_back, bridge.all_ended.wait()).await.is_err() {
-            error!("some deliveries could not be given back in time; the broker hands them out again");
-        }
+    let mut ended = Ended::Drained;
+    let is_drained = tokio::time::timeout(within, bridge.all_ended.wait()).await.is_ok();
+    phases.enter(Phase::GiveBack);
+    if !is_drained && tokio::time::timeout(settings.give_back, bridge.all_ended.wait()).await.is_err() {
+        error!("some deliveries could not be given back in time; the broker hands them out again");
+        ended = Ended::CutShort;
+    }
+    // Publishes are refused from here on; those that are out get their answer while the connections live.
+    if tokio::time::timeout(settings.close / 2, bridge.publisher.idle()).await.is_err() {
+        error!("some publishes were not confirmed in time; their callers are told that nobody knows");
+        ended = Ended::CutShort;
     }
     phases.enter(Phase::Close);
-    if !tasks.all_ended(settings.close).await {
+    if !tasks.all_ended(settings.close / 2).await {
         info!(tasks = tasks.count(), "closing took too long and was cut short");
     }
     info!("stopped");
+    ended
 }
 
 /// Tells readiness to gRPC health and metrics as it changes; never ends.
@@ -234,17 +243,19 @@ async fn tell_readiness(
 }
 
 fn serve_data(tasks: &Tasks, plane: DataPlane, socket: TcpListener, mut phase: PhaseWatch) {
+    let watch = tasks.clone();
     tasks.spawn(TaskKind::Server, "grpc", async move {
         if let Err(error) = plane.serve(socket, async move { phase.reached(Phase::Close).await }).await {
-            error!(%error, "the gRPC server has failed");
+            watch.fail("grpc", &error);
         }
     });
 }
 
 fn serve_probes(tasks: &Tasks, socket: TcpListener, probes: Probes, mut phase: PhaseWatch) {
+    let watch = tasks.clone();
     tasks.spawn(TaskKind::Server, "probes", async move {
         if let Err(error) = admin::serve(socket, probes, async move { phase.reached(Phase::Close).await }).await {
-            error!(%error, "the probe server has failed");
+            watch.fail("probes", &error);
         }
     });
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::link::{LinkTell, Live};
@@ -18,6 +19,9 @@ use crate::telemetry::metrics;
 
 /// Longest wait while the port refuses or nobody answers: a broker that comes back is used within two seconds.
 const REFUSED_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A session that has lived so long was well.
+const WELL_AFTER: Duration = Duration::from_secs(30);
 
 /// What the keeper needs.
 #[derive(Debug)]
@@ -52,10 +56,16 @@ impl Keeper {
             };
             let error = match attempt {
                 Ok(session) => {
-                    failures = 0;
+                    let began = Instant::now();
                     match self.serve(SessionId(number), session, &tell, &mut phase).await {
                         Ended::ByUs => return,
-                        Ended::ByBroker(error) => error,
+                        Ended::ByBroker(error) => {
+                            // One that dies right after its start must not be begun again without a pause.
+                            if began.elapsed() >= WELL_AFTER {
+                                failures = 0;
+                            }
+                            error
+                        }
                     }
                 }
                 Err(error) => error,

@@ -1,8 +1,9 @@
 //! One lane: a task that owns a confirm channel and publishes what waits, batch by batch. Knows no backend.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -19,24 +20,37 @@ const WAITING_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(crate) struct LaneHandle(mpsc::Sender<Request>);
 
+/// A share of what all callers may have unconfirmed.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    pub(super) _messages: OwnedSemaphorePermit,
+    pub(super) _kib: OwnedSemaphorePermit,
+}
+
 #[derive(Debug)]
 struct Request {
     publication: Publication,
     reply: oneshot::Sender<Confirm>,
+    /// Given back when this is answered.
+    permits: Option<Arc<Permits>>,
 }
 
 impl LaneHandle {
     /// Hands a publication in; the answer comes through the receiver. Waits while the lane is full.
-    pub(crate) async fn submit(&self, publication: Publication) -> oneshot::Receiver<Confirm> {
+    pub(crate) async fn submit(
+        &self,
+        publication: Publication,
+        permits: Option<Arc<Permits>>,
+    ) -> oneshot::Receiver<Confirm> {
         let (reply, answer) = oneshot::channel();
         // A lane that is gone drops the reply, which the caller sees as lost.
-        drop(self.0.send(Request { publication, reply }).await);
+        drop(self.0.send(Request { publication, reply, permits }).await);
         answer
     }
 
     /// Publishes one and waits for its outcome.
     pub(crate) async fn publish(&self, publication: Publication) -> Confirm {
-        self.submit(publication).await.await.unwrap_or(Confirm::Lost)
+        self.submit(publication, None).await.await.unwrap_or(Confirm::Lost)
     }
 }
 
@@ -99,8 +113,8 @@ impl LaneTask {
     }
 
     async fn publish(&mut self, batch: Vec<Request>) {
-        let (publications, replies): (Vec<Publication>, Vec<oneshot::Sender<Confirm>>) =
-            batch.into_iter().map(|request| (request.publication, request.reply)).unzip();
+        let (publications, replies): (Vec<Publication>, Vec<_>) =
+            batch.into_iter().map(|request| (request.publication, (request.reply, request.permits))).unzip();
         let count = publications.len();
         let confirms = match self.lane().await {
             Ok(lane) => {
@@ -112,7 +126,7 @@ impl LaneTask {
             Err(error) => vec![Confirm::NotSent(error); count],
         };
         debug_assert_eq!(confirms.len(), count, "a lane answers every publication once");
-        for (reply, confirm) in replies.into_iter().zip(confirms) {
+        for ((reply, _permits), confirm) in replies.into_iter().zip(confirms) {
             // A caller that no longer waits has cancelled: the outcome is nobody's any more.
             drop(reply.send(confirm));
         }
@@ -123,7 +137,13 @@ impl LaneTask {
     }
 
     async fn lane(&mut self) -> Result<&mut Box<dyn Lane>, BrokerError> {
-        let Some(live) = self.link.live() else { return Err(self.link.now().why_down()) };
+        // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
+        let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
+        let Some(live) = self.link.live() else { return Err(down(self.link.now().why_down())) };
+        // An alarm that came after this was handed in: the broker would not read it, and callers would wait in vain.
+        if let (LaneRole::Publish, Some(reason)) = (self.terms.role, self.link.blocked()) {
+            return Err(BrokerError::Blocked { reason });
+        }
         let lane = match self.open.take() {
             Some((session, lane)) if session == live.id => lane,
             Some(_) | None => live.session.lane(self.terms.role).await?,

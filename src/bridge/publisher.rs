@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
-use super::lane::{self, LaneHandle, LaneTerms};
+use super::lane::{self, LaneHandle, LaneTerms, Permits};
 use super::link::LinkWatch;
-use crate::broker::{Confirm, LaneRole, Publication};
+use crate::broker::{BrokerError, Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics::{self, CappedLabel};
@@ -50,8 +50,8 @@ pub struct Publisher {
 struct Shared {
     lanes: Vec<LaneHandle>,
     next: AtomicUsize,
-    in_flight: Semaphore,
-    in_flight_kib: Semaphore,
+    in_flight: Arc<Semaphore>,
+    in_flight_kib: Arc<Semaphore>,
     limits: PublishLimits,
     link: LinkWatch,
     phase: PhaseWatch,
@@ -66,8 +66,8 @@ impl Publisher {
         let shared = Shared {
             lanes: (0..limits.lanes.max(1)).map(lane).collect(),
             next: AtomicUsize::new(0),
-            in_flight: Semaphore::new(limits.in_flight_max),
-            in_flight_kib: Semaphore::new(limits.in_flight_kib_max),
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
+            in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),
             limits,
             link: link.clone(),
             phase,
@@ -93,13 +93,13 @@ impl Publisher {
             self.count(exchanges.iter().map(|exchange| (exchange, "blocked")));
             return Err(Refusal::Blocked(reason));
         }
-        let Some(_permits) = self.permits(&publications) else {
+        let Some(permits) = self.permits(&publications) else {
             return Err(Refusal::TooMany { limit: u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX) });
         };
         let lane = &shared.lanes[shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len()];
         let mut answers = Vec::with_capacity(publications.len());
         for publication in publications {
-            answers.push(lane.submit(publication).await);
+            answers.push(lane.submit(publication, Some(Arc::clone(&permits))).await);
         }
         let mut confirms = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -109,15 +109,24 @@ impl Publisher {
         Ok(confirms)
     }
 
-    fn permits(&self, publications: &[Publication]) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+    /// Room for these, kept until the lane has an answer for the last of them: a caller that goes away frees nothing.
+    fn permits(&self, publications: &[Publication]) -> Option<Arc<Permits>> {
         let limits = &self.shared.limits;
         // One caller may always send, however much it brings: a limit below one request would refuse it for ever.
         let messages = publications.len().min(limits.in_flight_max);
         let kib: usize = publications.iter().map(|p| p.message.body.len().div_ceil(1_024)).sum();
         let kib = kib.min(limits.in_flight_kib_max);
-        let messages = self.shared.in_flight.try_acquire_many(u32::try_from(messages).ok()?).ok()?;
-        let kib = self.shared.in_flight_kib.try_acquire_many(u32::try_from(kib).ok()?).ok()?;
-        Some((messages, kib))
+        let (messages, kib) = (u32::try_from(messages).ok()?, u32::try_from(kib).ok()?);
+        let messages = Arc::clone(&self.shared.in_flight).try_acquire_many_owned(messages).ok()?;
+        let kib = Arc::clone(&self.shared.in_flight_kib).try_acquire_many_owned(kib).ok()?;
+        Some(Arc::new(Permits { _messages: messages, _kib: kib }))
+    }
+
+    /// Waits until nothing is unconfirmed any more. Cancel-safe.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.shared.limits.in_flight_max).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.shared.in_flight.acquire_many(all).await);
     }
 
     fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {
@@ -139,6 +148,7 @@ fn result_label(confirm: &Confirm) -> &'static str {
         Confirm::Lost => "confirm_lost",
         Confirm::TimedOut => "confirm_timeout",
         Confirm::ExchangeMissing(_) => "exchange_not_found",
+        Confirm::NotSent(BrokerError::Blocked { .. }) => "blocked",
         Confirm::NotSent(_) => "broker_down",
     }
 }

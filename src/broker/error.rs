@@ -89,6 +89,12 @@ pub enum BrokerError {
         /// What ended it.
         reason: String,
     },
+    /// A memory or disk alarm: the broker reads no publishes.
+    #[error("the broker takes no publishes: {reason}")]
+    Blocked {
+        /// The broker's words.
+        reason: String,
+    },
     /// No answer in time.
     #[error("{operation} had no answer within {} ms", within.as_millis())]
     TimedOut {
@@ -146,6 +152,7 @@ impl BrokerError {
             Self::Missing { .. }
             | Self::Mismatch { .. }
             | Self::Locked { .. }
+            | Self::Blocked { .. }
             | Self::TimedOut { .. }
             | Self::Unsupported { .. } => ErrorClass::Other,
         }
@@ -167,6 +174,7 @@ impl BrokerError {
                 "make the settings fit what exists, or delete the object when it is empty and let Sidebus create it"
             }
             Self::Locked { .. } => "another process holds this exclusive queue; stop it or use another name",
+            Self::Blocked { .. } => "free memory or disk on the broker; see its log for the alarm",
             Self::ConsumerCancelled { .. } => "the queue was probably deleted; Sidebus looks again by itself",
             Self::ChannelClosed { .. } | Self::SessionLost { .. } | Self::TimedOut { .. } => {
                 "Sidebus tries again by itself; see the broker's log for the cause"

@@ -66,9 +66,11 @@ pub(super) async fn serve(app: App, mut signals: Signals, console: &mut Console<
     };
     match app.run(stop).await {
         Ok(Ended::Drained) => ExitStatus::Ok,
+        // Nothing is lost, and something took longer than it should.
+        Ok(Ended::CutShort) => ExitStatus::Failed,
         Ok(Ended::Interrupted) => ExitStatus::Interrupted,
         Ok(Ended::Bug(failure)) => {
-            console.say(format_args!("task {} panicked: {}; this is a bug", failure.task, failure.text));
+            console.say(format_args!("task {} has failed: {}; this is a bug", failure.task, failure.text));
             ExitStatus::Bug
         }
         Err(error) => start_failed(&error, console),

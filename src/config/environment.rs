@@ -35,7 +35,8 @@ const OTHER_NAMES: [&str; 2] = ["BUS_CONFIG", "BUS_TEST_AMQP_URL"];
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        // A value that is not UTF-8 must be a problem of its key, and not as good as unset.
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect()
 }
 

@@ -8,6 +8,7 @@ use crate::domain::topology::ExchangeKind;
 /// Holds every name against the namespace, and the dead-letter exchanges against all others.
 pub(super) fn check(settings: &Settings, values: &Values, problems: &mut Problems) {
     refuse_our_own(settings, values, problems);
+    refuse_circles(settings, problems);
     let mut dead_letters = vec![("dead_letter.exchange".to_owned(), &settings.dead_letter.exchange)];
     dead_letters.extend(
         settings
@@ -26,6 +27,18 @@ pub(super) fn check(settings: &Settings, values: &Values, problems: &mut Problem
         if let Some(other) = other.filter(|other| other.kind != ExchangeKind::Fanout) {
             let fault = Fault::new(format!("{name} must be a fanout, [exchanges] says {}", other.kind.as_str()));
             problems.push(Problem::new(&key, "", fault));
+        }
+    }
+}
+
+/// A subscription on a dead-letter queue would dead-letter its failures into itself, for ever.
+fn refuse_circles(settings: &Settings, problems: &mut Problems) {
+    for subscription in &settings.subscriptions {
+        let queue = &subscription.queue.name;
+        if *queue == subscription.dead_letter.queue || *queue == settings.dead_letter.queue {
+            let fault = Fault::new(format!("{queue} is a dead-letter queue: its failures would turn in a circle"));
+            let hint = "give dead_letter.queue another name, or read the letters with another tool";
+            problems.push(Problem::new(format!("queues.{}", subscription.name), "", fault.hint(hint)));
         }
     }
 }

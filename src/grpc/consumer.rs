@@ -228,7 +228,7 @@ async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: 
             () = gone.cancelled() => return voice.hang_up(Hangup::Lost).await,
         };
         let said = match frame {
-            Ok(Some(frame)) => said_from_proto(frame).map_err(|problem| Hangup::Protocol(problem.to_string())),
+            Ok(Some(frame)) => said_from_proto(frame).map_err(|problem| Hangup::Protocol(rule_of(problem))),
             Ok(None) => Err(Hangup::HalfClosed),
             Err(status) => Err(hangup_of(&status)),
         };
@@ -241,6 +241,11 @@ async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: 
             Err(hangup) => return voice.hang_up(hangup).await,
         }
     }
+}
+
+/// The rule that a frame breaks, without the words that the status adds.
+fn rule_of(problem: Problem) -> String {
+    if let Problem::ProtocolViolation(rule) = problem { rule } else { problem.to_string() }
 }
 
 /// A frame that cannot be read is the handler's fault; everything else means that the connection is gone.

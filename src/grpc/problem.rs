@@ -216,6 +216,7 @@ impl Problem {
                 Self::NotAllowed { hint: error.hint().to_owned(), what: error.to_string() }
             }
             BrokerError::Unsupported { what } => Self::FeatureUnavailable(what),
+            BrokerError::Blocked { reason } => Self::BrokerBlocked(reason),
             BrokerError::Unreachable { .. }
             | BrokerError::Tls { .. }
             | BrokerError::LoginRefused { .. }

@@ -30,6 +30,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const STREAMS_MAX: u32 = 256;
 /// Resets that may wait: a flood of them is an attack (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 20;
+/// What is served here, as reflection tells it.
+const SERVICES: [&str; 4] =
+    ["sidebus.v1.ConsumerService", "sidebus.v1.PublisherService", "sidebus.v1.CallService", "grpc.health.v1.Health"];
 /// Header list of a request in bytes.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 
@@ -105,9 +108,11 @@ impl DataPlane {
             .add_service(CallServiceServer::new(Calls));
         if reflection {
             let builder = || {
-                tonic_reflection::server::Builder::configure()
+                let builder = tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+                // The descriptors hold the admin services too, which this door does not serve.
+                SERVICES.iter().fold(builder, |builder, service| builder.with_service_name(*service))
             };
             // Older tools still ask for v1alpha.
             router = router.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);

@@ -86,20 +86,19 @@ impl Tasks {
             let text = panic_text(panic.as_ref());
             error!(task.kind = kind.as_str(), task.name = %name, panic = %text, "task panicked: this is a bug");
             match kind.on_panic() {
-                OnPanic::StopProcess => {
-                    let task = format!("{} {name}", kind.as_str());
-                    failed.send_if_modified(|first| {
-                        let is_first = first.is_none();
-                        first.get_or_insert(Failure { task, text });
-                        is_first
-                    });
-                }
+                OnPanic::StopProcess => tell(&failed, Failure { task: format!("{} {name}", kind.as_str()), text }),
                 OnPanic::Log => {}
             }
         });
     }
 
-    /// Waits for the first panic that stops the process. Cancel-safe.
+    /// A part that everybody needs has ended by an error: as a panic would, this stops the process.
+    pub fn fail(&self, task: &str, error: &dyn std::error::Error) {
+        error!(task.name = %task, %error, "a part of the process has failed");
+        tell(&self.failed, Failure { task: task.to_owned(), text: error.to_string() });
+    }
+
+    /// Waits for the first failure that stops the process. Cancel-safe.
     pub async fn failure(&self) -> Failure {
         let mut failed = self.failed.subscribe();
         loop {
@@ -124,6 +123,14 @@ impl Tasks {
     pub fn count(&self) -> usize {
         self.tracker.len()
     }
+}
+
+fn tell(failed: &watch::Sender<Option<Failure>>, failure: Failure) {
+    failed.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert(failure);
+        is_first
+    });
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

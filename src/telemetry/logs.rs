@@ -58,7 +58,9 @@ pub fn begin(filter: &str, format: Format) -> Result<(), LogError> {
         Format::Human => true,
         Format::Json => false,
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(human && is_terminal);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // On a terminal the library's own rule holds: colours unless NO_COLOR is set.
+    let layer = if human && is_terminal { layer } else { layer.with_ansi(false) };
     let registry = tracing_subscriber::registry().with(parsed).with(is_discreet);
     let begun = if human {
         registry.with(layer.with_target(false)).try_init()

@@ -114,7 +114,7 @@ impl Pump {
         Self {
             plan: Arc::new(topology::subscription(parts.context.topology, &subscription)),
             ledger: Ledger::new(subscription.delivery.max_lease),
-            metrics: SubscriptionMetrics::new(parts.context.labels.of(subscription.name.as_str())),
+            metrics: SubscriptionMetrics::new(label_of(&parts, &subscription)),
             subscription,
             context: parts.context,
             link: parts.link,
@@ -303,6 +303,12 @@ impl Pump {
         };
         Status { state, description, held }
     }
+}
+
+/// A queue that goes with its consumer has a name that nobody will ask for again: its series would only pile up.
+fn label_of<'a>(parts: &'a Parts, subscription: &'a Subscription) -> &'a str {
+    let is_passing = subscription.queue.exclusive && parts.kept == Kept::WhileUsed;
+    if is_passing { "other" } else { parts.context.labels.of(subscription.name.as_str()) }
 }
 
 pub(super) fn size_of(seen: &Seen) -> Size {
