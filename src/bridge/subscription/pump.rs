@@ -215,8 +215,9 @@ impl Pump {
         self.lose_abandoned();
         self.dispatch();
         self.end_idle_streams();
-        self.settling.flush();
         self.tune();
+        // Last, so that nothing that was put on its way above waits for the next event.
+        self.settling.flush();
         self.tell_status();
         self.metrics.in_flight.set(f64::from(u32::try_from(self.ledger.open_count()).unwrap_or(u32::MAX)));
     }

@@ -48,6 +48,9 @@ impl Pump {
         let terms = Terms { settle_timeout, frame_bytes_max: request.frame_bytes_max };
         self.ledger.attach(stream, Window::new(messages_max, request.bytes_max), terms);
 
+        // With somebody to serve the status may be another: nothing is consumed yet, say.
+        self.is_status_due = true;
+        self.tell_status();
         let outbox = Arc::new(Outbox::default());
         outbox.tell(self.status.clone());
         outbox.refill(messages_max);

@@ -3,5 +3,6 @@
 mod bench;
 mod copies;
 mod flow;
+mod held;
 mod losses;
 mod stopping;

@@ -1,0 +1,121 @@
+//! What must not be held for ever, and what must be held a while: abandoned streams, copies, paused handlers, releases.
+
+use std::time::Duration;
+
+use sidebus::bridge::{AttachRequest, Results, Said};
+use sidebus::broker::BrokerError;
+use sidebus::domain::ledger::Outcome;
+use sidebus::domain::name::SubscriptionName;
+use sidebus::domain::verdict::Verdict;
+
+use super::bench::{Bench, bodies, ids, until};
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_window_and_a_lost_session_leave_the_subscription_alive() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    handler.ack(&ids(&got)).await;
+    // Too small a change to be told at once: it stays due.
+    assert!(handler.attached.voice.say(Said { messages_max: Some(11), ..Said::default() }).await);
+    tokio::time::advance(Duration::from_millis(500)).await;
+    let refused = BrokerError::Unreachable { endpoint: "memory".to_owned(), reason: "away".to_owned() };
+    bench.broker.faults().refuse_connects(refused);
+    bench.broker.faults().break_sessions("cut");
+    until("the outage", || bench.bridge.link.live().is_none()).await;
+    tokio::time::advance(Duration::from_secs(11)).await;
+    bench.broker.faults().accept_connects();
+    bench.publish(&["b"]).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_while_it_joins_holds_nothing() {
+    let bench = Bench::start();
+    bench.connected().await;
+    {
+        let name = SubscriptionName::parse("work").unwrap();
+        let request = AttachRequest {
+            handler: "ghost".to_owned(),
+            messages_max: Some(10),
+            bytes_max: 1 << 20,
+            settle_timeout: None,
+            frame_bytes_max: 4 << 20,
+            results: Results::All,
+        };
+        let mut joining = Box::pin(bench.bridge.registry.attach(&name, request));
+        assert!(futures_util::poll!(&mut joining).is_pending());
+        for _ in 0..20 {
+            // The pump answers, and nobody takes the answer.
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut handler = bench.join(10).await;
+    let begun = tokio::time::Instant::now();
+    bench.publish(&["a"]).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["a"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_cannot_be_stored_ends_with_the_lease() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    let begun = tokio::time::Instant::now();
+    bench.broker.faults().block("memory");
+    handler.say(&ids(&got), Verdict::DeadLetter { reason: "BAD".to_owned(), description: String::new() }).await;
+    tokio::time::advance(Duration::from_mins(23)).await;
+    assert!(handler.has_nothing_more());
+    // The lane's own deadline is not the embedded broker's to keep: the alarm ends, and the next try is too late.
+    let Ok(mut again) = tokio::time::timeout(Duration::from_mins(20), async {
+        tokio::time::advance(Duration::from_mins(2)).await;
+        bench.broker.faults().unblock();
+        handler.find(|frame| frame.results.first().map(|result| result.outcome)).await
+    })
+    .await
+    else {
+        panic!("held for {:?}", begun.elapsed());
+    };
+    // Stored at the last moment or given back: either way it is not held any longer.
+    if again == Outcome::Released {
+        let got = handler.receive(1).await;
+        handler.say(&ids(&got), Verdict::Ack).await;
+        again = Outcome::DeadLettered;
+    }
+    assert_eq!(again, Outcome::DeadLettered);
+    bench.depth_becomes("work", 0, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_handler_that_leaves_keeps_nothing_that_it_never_saw() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b"]).await;
+    let handler = bench.join(5).await;
+    bench.depth_becomes("work", 0, 2).await;
+    assert!(handler.attached.voice.say(Said { messages_max: Some(0), ..Said::default() }).await);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(handler.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+    bench.depth_becomes("work", 2, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_releases_are_held_each_and_cost_neither_attempt_nor_message() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..100 {
+        let got = handler.receive(1).await;
+        assert_eq!(got[0].seen.record.attempt(), 1);
+        handler.say(&ids(&got), Verdict::Release).await;
+    }
+    let got = handler.receive(1).await;
+    assert!(begun.elapsed() >= Duration::from_secs(100), "{:?}", begun.elapsed());
+    assert_eq!(got[0].seen.message.routing_key, "player.PlayerRegistered");
+    handler.ack(&ids(&got)).await;
+    bench.depth_becomes("work", 0, 0).await;
+    bench.depth_becomes("dlq", 0, 0).await;
+}
