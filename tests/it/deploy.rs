@@ -161,6 +161,34 @@ fn pod_and_image_give_settings_that_are_accepted() {
 }
 
 /// What `sidebus run` makes of a file and an environment; problems end the test with their own words.
+#[test]
+fn the_build_context_of_the_image_holds_what_the_sources_include() {
+    let ignore = fs::read_to_string(".dockerignore").unwrap();
+    let mut folders = vec![Path::new("src").to_path_buf()];
+    let mut found = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for include in text.split("include_str!(\"").skip(1) {
+                // Paths that leave src begin in the folder of their file and climb to the top.
+                let named = include.split('"').next().unwrap().trim_start_matches("../");
+                if !include.starts_with("../") {
+                    continue;
+                }
+                let top = named.split('/').next().unwrap();
+                assert!(ignore.lines().any(|line| line == format!("!{top}")), "{top} of {}", path.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0, "nothing outside src is included any more: this test can go");
+}
+
 fn accepted(file: &str, environment: BTreeMap<String, String>) -> Settings {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sidebus.toml");
