@@ -74,14 +74,18 @@ impl Bridge {
     pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Result<Self, ClockTooEarly> {
         let ids = DeliveryIds::begin(unix_ms())?;
         let (tell, link) = link::link();
+        let shared = Arc::new(settings.shared);
         let own_part = |subscription: &Subscription| {
             let plan = topology::subscription(settings.topology, subscription);
             (subscription.name.clone(), Arc::new(plan))
         };
+        let own_parts: Vec<_> = settings.subscriptions.iter().map(own_part).collect();
+        let everything: Vec<Arc<Plan>> =
+            std::iter::once(Arc::clone(&shared)).chain(own_parts.iter().map(|(_, plan)| Arc::clone(plan))).collect();
         let keeper = keeper::Keeper {
             broker: settings.broker,
-            shared: Arc::new(settings.shared),
-            subscriptions: settings.subscriptions.iter().map(own_part).collect(),
+            shared: Arc::clone(&shared),
+            subscriptions: own_parts.clone(),
             backoff: settings.reconnect,
             close_within: settings.close_within,
         };
@@ -94,6 +98,7 @@ impl Bridge {
             namespace: settings.namespace,
             by: settings.by,
             topology: settings.topology,
+            shared: Arc::clone(&shared),
             drain_grace: settings.drain_grace,
             labels: CappedLabel::default(),
         });
@@ -101,7 +106,7 @@ impl Bridge {
         for subscription in settings.subscriptions {
             registry.configure(subscription);
         }
-        let publisher = Publisher::start(tasks, &link, phase.clone(), settings.publish);
+        let publisher = Publisher::start(tasks, &link, phase.clone(), (settings.publish, everything));
         tasks.spawn(TaskKind::Keeper, "broker", keeper.run(tell, phase.clone()));
         Ok(Self { link, registry, publisher, all_ended })
     }

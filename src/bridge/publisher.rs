@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::lane::{self, LaneHandle, LaneTerms, Permits};
 use super::link::LinkWatch;
 use crate::broker::{BrokerError, Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
+use crate::domain::topology::{Plan, Step};
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics::{self, CappedLabel};
 
@@ -56,11 +58,18 @@ struct Shared {
     link: LinkWatch,
     phase: PhaseWatch,
     labels: CappedLabel,
+    /// What is made again when one of our exchanges is missing: its bindings went with it.
+    topology: Vec<Arc<Plan>>,
 }
 
 impl Publisher {
     /// Starts the lanes.
-    pub fn start(tasks: &Tasks, link: &LinkWatch, phase: PhaseWatch, limits: PublishLimits) -> Self {
+    pub(super) fn start(
+        tasks: &Tasks,
+        link: &LinkWatch,
+        phase: PhaseWatch,
+        (limits, topology): (PublishLimits, Vec<Arc<Plan>>),
+    ) -> Self {
         let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max };
         let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms);
         let shared = Shared {
@@ -72,6 +81,7 @@ impl Publisher {
             link: link.clone(),
             phase,
             labels: CappedLabel::default(),
+            topology,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -106,7 +116,29 @@ impl Publisher {
             confirms.push(answer.await.unwrap_or(Confirm::Lost));
         }
         self.count(exchanges.iter().zip(confirms.iter().map(result_label)));
+        self.repair(&confirms).await;
         Ok(confirms)
+    }
+
+    /// An exchange of ours was there when the session began and is not any more, and every binding went with it: all is
+    /// made again, for the next publish.
+    async fn repair(&self, confirms: &[Confirm]) {
+        let plans = &self.shared.topology;
+        let is_ours = |confirm: &Confirm| {
+            let Confirm::ExchangeMissing(name) = confirm else { return false };
+            let mut steps = plans.iter().flat_map(|plan| &plan.steps);
+            steps.any(|step| matches!(step, Step::Exchange(exchange) if exchange.name == *name))
+        };
+        if !confirms.iter().any(is_ours) {
+            return;
+        }
+        let Some(live) = self.shared.link.live() else { return };
+        for plan in plans {
+            match live.session.apply(Arc::clone(plan)).await {
+                Ok(findings) => warn!(topology = %findings, "an exchange was deleted while we ran; made again"),
+                Err(error) => warn!(%error, hint = error.hint(), "an exchange was deleted while we ran"),
+            }
+        }
     }
 
     /// Room for these, kept until the lane has an answer for the last of them: a caller that goes away frees nothing.

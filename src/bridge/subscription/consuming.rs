@@ -186,7 +186,12 @@ impl Pump {
         let Some(live) = self.link.live() else { return };
         let options = ConsumeOptions { prefetch, exclusive: self.subscription.queue.exclusive };
         let queue = self.subscription.queue.name.clone();
-        self.intake = Intake::start(live, Arc::clone(&self.plan), queue, options);
+        let mut plans = vec![Arc::clone(&self.plan)];
+        if self.failures > 0 {
+            // What all share was there when the session began; somebody may have deleted it since.
+            plans.insert(0, Arc::clone(&self.context.shared));
+        }
+        self.intake = Intake::start(live, plans, queue, options);
     }
 
     fn adjust(&mut self, target: Option<Prefetch>) {

@@ -111,11 +111,14 @@ impl Intake {
         }
     }
 
-    /// Begins: the subscription's own part of the topology, then the consumer.
-    pub(super) fn start(live: Live, plan: Arc<Plan>, queue: QueueName, options: ConsumeOptions) -> Self {
+    /// Begins: the plans in order, then the consumer. The findings are those of the last plan.
+    pub(super) fn start(live: Live, plans: Vec<Arc<Plan>>, queue: QueueName, options: ConsumeOptions) -> Self {
         let session = live.id;
         let work = Box::pin(async move {
-            let findings = live.session.apply(plan).await?;
+            let mut findings = Findings::default();
+            for plan in plans {
+                findings = live.session.apply(plan).await?;
+            }
             let prefetch = options.prefetch;
             let (arrivals, settler) = live.session.consume(queue, options).await?;
             Ok(Started { arrivals, settler, session: live.id, prefetch, findings })

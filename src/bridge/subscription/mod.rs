@@ -13,7 +13,7 @@ use crate::broker::BrokerError;
 use crate::domain::delivery_id::DeliveryIds;
 use crate::domain::ledger::{DeliveryId, StreamId};
 use crate::domain::subscription::Subscription;
-use crate::domain::topology::TopologyMode;
+use crate::domain::topology::{Plan, TopologyMode};
 use crate::domain::verdict::Verdict;
 use crate::runtime::{PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics::CappedLabel;
@@ -46,6 +46,8 @@ pub(crate) struct Context {
     pub by: String,
     /// Whether missing objects are declared.
     pub topology: TopologyMode,
+    /// What all subscriptions share on the broker.
+    pub shared: Arc<Plan>,
     /// What is left for handlers when we stop.
     pub drain_grace: Duration,
     /// Names of subscriptions in metrics.
