@@ -185,7 +185,7 @@ impl Pump {
 
     fn wake_at(&self) -> Option<Instant> {
         let ledger = self.ledger.next_wake().map(Instant::from_std);
-        [ledger, self.intake.wake_at(), self.releases.wake_at()].into_iter().flatten().min()
+        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at()].into_iter().flatten().min()
     }
 
     /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.
@@ -218,6 +218,7 @@ impl Pump {
         self.tune();
         // Last, so that nothing that was put on its way above waits for the next event.
         self.settling.flush();
+        self.settling.sweep(Instant::now());
         self.tell_status();
         self.metrics.in_flight.set(f64::from(u32::try_from(self.ledger.open_count()).unwrap_or(u32::MAX)));
     }

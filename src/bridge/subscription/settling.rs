@@ -1,14 +1,21 @@
 //! Acks and gives-back on their way to the broker: one flush at a time for each channel, the next one gathers meanwhile.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 
 use crate::broker::{Proof, Receipt, SessionId, Settled, Settlement, Settler};
 use crate::domain::ledger::{DeliveryId, Outcome};
 use crate::domain::verdict::VerdictKind;
+
+/// A channel is not closed so soon after its last ack: RabbitMQ's side of a channel keeps acks back while a quorum queue
+/// is busy, and forgets them when the channel ends. Closed at once, a
+/// message that was acked came again (seen on 3.10.8 under load).
+const LINGER: Duration = Duration::from_millis(250);
 
 /// Who caused a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +89,8 @@ pub(super) struct Settling {
     flushing: FuturesUnordered<BoxFuture<'static, Flushed>>,
     /// Settlements of channels that are gone.
     stale: Vec<(Note, Settled)>,
+    /// When the last settlement was written, unless that is long enough ago.
+    last: Option<Instant>,
 }
 
 impl Settling {
@@ -103,10 +112,20 @@ impl Settling {
     pub(super) fn retire(&mut self, channel: Channel) {
         if let Some(slot) = self.slots.get_mut(&channel) {
             slot.is_retired = true;
-            if slot.is_done() {
-                self.slots.remove(&channel);
-            }
         }
+    }
+
+    /// Lets go of the channels on which all is settled and has been for a while.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.wake_at().is_none_or(|at| at <= now) {
+            self.last = None;
+            self.slots.retain(|_, slot| !slot.is_done());
+        }
+    }
+
+    /// When `sweep` is worth asking again.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.last.map(|at| at + LINGER)
     }
 
     /// The channel is dead, and every receipt of it with it.
@@ -145,9 +164,12 @@ impl Settling {
         }
     }
 
-    /// True if nothing waits and nothing is on its way.
+    /// True if nothing waits, nothing is on its way, and nothing was for a while.
     pub(super) fn is_idle(&self) -> bool {
-        self.flushing.is_empty() && self.stale.is_empty() && self.slots.values().all(|slot| slot.waiting.is_empty())
+        self.last.is_none()
+            && self.flushing.is_empty()
+            && self.stale.is_empty()
+            && self.slots.values().all(|slot| slot.waiting.is_empty())
     }
 
     /// Waits for settlements to be done; for ever while there are none. Cancel-safe.
@@ -160,9 +182,7 @@ impl Settling {
             slot.settler = Some(flushed.settler);
             debug_assert!(slot.outstanding >= flushed.done.len(), "more was settled than had arrived");
             slot.outstanding = slot.outstanding.saturating_sub(flushed.done.len());
-            if slot.is_done() {
-                self.slots.remove(&flushed.channel);
-            }
+            self.last = Some(Instant::now());
         }
         flushed.done
     }

@@ -268,6 +268,13 @@ impl Pump {
 
     /// The broker has settlements, or never will.
     pub(super) fn settled(&mut self, done: Vec<(Note, Settled)>) {
+        let stale = done.iter().filter(|(_, settled)| *settled == Settled::Stale).count();
+        if stale > 0 {
+            warn!(
+                subscription = %self.subscription.name, stale,
+                "settlements came too late: their channel is gone, the broker hands the messages out again"
+            );
+        }
         for (note, settled) in done {
             self.count_settlement(&note, settled);
             let Some(id) = note.id else { continue };
