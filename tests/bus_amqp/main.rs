@@ -11,6 +11,7 @@ mod e2e_example;
 mod e2e_handlers;
 mod e2e_headers;
 mod e2e_loss;
+mod e2e_mending;
 mod e2e_publishing;
 mod e2e_retry;
 mod e2e_start;

@@ -369,11 +369,6 @@ impl<L> Ledger<L> {
         self.streams.get(&stream).map(|stream| stream.working.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Connected streams, in the order in which they came.
-    pub fn stream_ids(&self) -> impl Iterator<Item = StreamId> {
-        self.streams.keys().copied()
-    }
-
     /// Deliveries of all streams that are not settled, and of streams that are gone while settling went on.
     pub fn open_count(&self) -> usize {
         self.open.len()

@@ -125,3 +125,12 @@ fn the_pod_names_the_instance() {
     assert_eq!(instance(&[("POD_NAME", "p-0"), ("POD_NAMESPACE", "shop")]), "shop/p-0");
     assert_eq!(instance(&[("POD_NAME", "p-0"), ("BUS__INSTANCE", "mine")]), "mine");
 }
+
+#[test]
+fn a_subscription_on_a_dead_letter_queue_is_a_circle() {
+    let scene = Scene::new("[bus]\nbackend = \"memory\"\n[queues.a]\n[dead_letter]\nqueue = \"a\"\n");
+    insta::assert_snapshot!(scene.problems(), @r#"
+    settings: 1 problem
+      queues.a        a is a dead-letter queue: its failures would turn in a circle    hint: give dead_letter.queue another name, or read the letters with another tool
+    "#);
+}
