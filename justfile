@@ -16,6 +16,14 @@ test *arguments:
 amqp *arguments:
     cargo test --test bus_amqp --features amqp {{ arguments }}
 
+# The same on RabbitMQ 3.10, 4.0 and the newest 4.x (prepare | list | run [NAME...] [-- ARGUMENT...])
+brokers *arguments:
+    ./tests/brokers.sh {{ arguments }}
+
+# Sidebus against a bare AMQP client, on a broker of its own (--help names the rest)
+bench *arguments:
+    cargo bench --bench data_path -- {{ arguments }}
+
 # A sidecar with the embedded broker
 dev:
     cargo run -- dev

@@ -57,7 +57,9 @@ async fn serve(
     open: pb::SubscribeOpen,
     (stop, leaving): (&mut Signal, &mut bool),
 ) -> Result<(), Box<dyn Error>> {
-    let mut client = ConsumerServiceClient::connect(format!("http://{endpoint}")).await?;
+    // host:port, or unix:/path of the sidecar's socket.
+    let address = if endpoint.starts_with("unix:") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+    let mut client = ConsumerServiceClient::connect(address).await?;
     let (out, requests) = mpsc::channel(16);
     out.send(pb::SubscribeRequest { open: Some(open), ..Default::default() }).await?;
     let mut frames = client.subscribe(ReceiverStream::new(requests)).await?.into_inner();

@@ -2,18 +2,22 @@
 # Installs what the tests need on Debian and its relatives, beside Rust itself: a C linker, RabbitMQ (the program, never the
 # service) and Python with the generated stubs. Does nothing that is done already.
 #
-#   scripts/setup.sh            what the tests need
-#   scripts/setup.sh --tools    and cargo-deny and cargo-machete, which scripts/verify.sh then runs (some minutes, once)
+#   scripts/setup.sh              what the tests need
+#   scripts/setup.sh --tools      and cargo-deny and cargo-machete, which scripts/verify.sh then runs (some minutes, once)
+#   scripts/setup.sh --brokers    and RabbitMQ 4.0 and the newest 4.x, on which scripts/verify.sh then runs the tests too (see
+#                                 tests/brokers.sh: root, Debian; 600 MB and two minutes, once)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=examples/python/.venv
 policy=/usr/sbin/policy-rc.d
 tools=false
+brokers=false
 for argument in "$@"; do
     case $argument in
         --tools) tools=true ;;
-        *) echo "setup: unknown argument $argument; the only one is --tools" >&2; exit 2 ;;
+        --brokers) brokers=true ;;
+        *) echo "setup: unknown argument $argument; there are --tools and --brokers" >&2; exit 2 ;;
     esac
 done
 
@@ -88,4 +92,5 @@ if $tools; then
     install_tool cargo-deny 0.20.2
     install_tool cargo-machete 0.9.2
 fi
+if $brokers; then tests/brokers.sh prepare; fi
 say "done"

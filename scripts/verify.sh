@@ -28,4 +28,6 @@ if command -v cargo-machete >/dev/null; then
 else
     printf '\n== cargo-machete is not installed, skipped (scripts/setup.sh --tools)\n'
 fi
+# What needs a broker has run on the installed one; now on the others that are unpacked. Says which were skipped, and why.
+step tests/brokers.sh run others
 printf '\nall well, %s s\n' "$SECONDS"

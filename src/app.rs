@@ -2,10 +2,11 @@
 //!
 //! The only place that knows which backend is behind the port and which settings go where.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -14,16 +15,25 @@ use tracing::{error, info};
 use crate::admin::{self, Probes};
 use crate::bridge::{Bridge, BridgeSettings, LinkWatch, PublishLimits};
 use crate::broker::Broker;
-#[cfg(feature = "amqp")]
-use crate::broker::amqp::{AmqpBroker, AmqpOptions};
-use crate::broker::memory::{MemoryBroker, MemoryOptions};
-use crate::config::{AmqpSettings, Backend, ListenAddress, Settings, ShutdownSettings};
-use crate::domain::delivery_id::ClockTooEarly;
+use crate::config::{Backend, Settings, ShutdownSettings};
+use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
 use crate::domain::readiness::{Mode, Readiness};
-use crate::domain::topology;
-use crate::grpc::{DataPlane, DoorSettings, HealthSwitch, PublishLimits as WireLimits, ServeError};
+use crate::grpc::{self, DataPlane, HealthSwitch, ServeError};
 use crate::runtime::{Failure, Phase, PhaseWatch, Phases, TaskKind, Tasks};
 use crate::telemetry::metrics;
+
+mod backend;
+mod doors;
+mod gates;
+#[cfg(feature = "amqp")]
+mod rabbitmq;
+mod state;
+mod topology;
+
+pub use backend::broker;
+pub use doors::Addresses;
+use doors::{Doors, Socket, SocketFile};
+pub use topology::desired;
 
 /// How often histograms that nobody scrapes are folded, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -42,6 +52,22 @@ pub enum StartError {
         address: String,
         /// The system's words.
         source: std::io::Error,
+    },
+    /// A Unix socket could not be made.
+    #[error("cannot listen on {} for handlers and publishers (grpc.unix_socket): {reason}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why, and what to try.
+        reason: String,
+    },
+    /// The state directory cannot be used.
+    #[error("bus.state_dir {} cannot be used: {reason}", path.display())]
+    StateDir {
+        /// Where.
+        path: PathBuf,
+        /// Why, and what to try.
+        reason: String,
     },
     /// The clock is wrong.
     #[error(transparent)]
@@ -67,24 +93,12 @@ pub enum Ended {
     Bug(Failure),
 }
 
-/// Where the process listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// For handlers and publishers.
-    pub grpc: SocketAddr,
-    /// Probes and metrics.
-    pub admin: Option<SocketAddr>,
-    /// Probes and metrics for kubelet and Prometheus.
-    pub health: Option<SocketAddr>,
-}
-
 /// A process with every socket bound, ready to run.
 pub struct App {
     settings: Settings,
     broker: Arc<dyn Broker>,
-    grpc: TcpListener,
-    admin: Option<TcpListener>,
-    health: Option<TcpListener>,
+    doors: Doors,
+    ids: DeliveryIds,
     addresses: Addresses,
     metrics: PrometheusHandle,
 }
@@ -115,75 +129,114 @@ impl App {
         broker: Arc<dyn Broker>,
         metrics: PrometheusHandle,
     ) -> Result<Self, StartError> {
-        let grpc = listen(&settings.grpc.listen, "handlers and publishers", "grpc.listen").await?;
-        let admin = match &settings.admin.listen {
-            Some(address) => Some(listen(address, "probes and metrics", "admin.listen").await?),
-            None => None,
-        };
-        let health = match &settings.health.listen {
-            Some(address) => Some(listen(address, "probes and metrics", "health.listen").await?),
-            None => None,
-        };
-        let addresses = Addresses {
-            grpc: address_of(&grpc, "grpc.listen")?,
-            admin: admin.as_ref().map(|socket| address_of(socket, "admin.listen")).transpose()?,
-            health: health.as_ref().map(|socket| address_of(socket, "health.listen")).transpose()?,
-        };
-        Ok(Self { settings, broker, grpc, admin, health, addresses, metrics })
+        let doors = Doors::bind(&settings).await?;
+        let addresses = doors.addresses()?;
+        let ids = state::begin(settings.state_dir.as_deref())?;
+        Ok(Self { settings, broker, doors, ids, addresses, metrics })
     }
 
     /// Where the process listens; with port 0 in the settings, the ports that the system chose.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
-    /// Runs until `stop` is asked for a first time and all is drained, or a second time.
+    /// Runs until `stop` is asked for a first time, or the last handler has left if that is a reason to stop, and all is
+    /// drained; or until `stop` is asked for a second time.
     ///
     /// # Errors
     /// The process could not begin.
     pub async fn run(self, mut stop: impl AsyncFnMut()) -> Result<Ended, StartError> {
         let (tasks, phases) = (Tasks::default(), Phases::default());
         let endpoint = self.broker.endpoint();
-        let mut bridge = Bridge::start(bridge_settings(&self.settings, self.broker), &tasks, &phases.watch())?;
-        let door = door_settings(&self.settings);
+        let ids = Arc::new(Mutex::new(self.ids));
+        let settings = bridge_settings(&self.settings, self.broker, Arc::clone(&ids));
+        let mut bridge = Bridge::start(settings, &tasks, &phases.watch());
+        let door = gates::data(&self.settings);
         let plane = DataPlane::build(bridge.registry.clone(), bridge.publisher.clone(), tasks.clone(), door).await?;
         let mode = match self.settings.health.readiness {
             crate::config::Readiness::ConnectedOnce => Mode::ConnectedOnce,
             crate::config::Readiness::Broker => Mode::Broker,
             crate::config::Readiness::Process => Mode::Process,
         };
-        let probes = Probes::new(bridge.link.clone(), phases.watch(), mode, (endpoint.clone(), self.metrics.clone()));
+        let told = Some(endpoint.clone()).filter(|_| !self.settings.redact_topology);
+        let probes = Probes::new(bridge.link.clone(), phases.watch(), mode, (told, self.metrics.clone()));
         let health = plane.health();
-        serve_data(&tasks, plane, self.grpc, phases.watch());
-        for socket in [self.admin, self.health].into_iter().flatten() {
-            serve_probes(&tasks, socket, probes.clone(), phases.watch());
+        let tools = grpc::admin::routes(bridge.administration.clone(), gates::admin(&self.settings)).await?;
+        let (tools, admin_health) = tools;
+        let switches = [health, admin_health];
+        let idle = idle(&plane, self.settings.shutdown.exit_when_idle);
+        if let Some(listener) = self.doors.grpc {
+            serve_data(&tasks, plane.clone(), listener, phases.watch());
         }
-        let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |at| at.to_string());
-        let (admin, health_at) = (shown(self.addresses.admin), shown(self.addresses.health));
-        info!(grpc = %self.addresses.grpc, %admin, health = %health_at, broker = %endpoint, "listening");
+        // If nothing else has removed the file of the socket by then, its end here does.
+        let _file = self.doors.socket.map(|socket| serve_socket(&tasks, plane, socket, phases.watch()));
+        // Whoever comes by the pod's address sees probes and metrics and nothing else.
+        let tools = grpc::admin::guarded(admin::routes(probes.clone(), tools), gates::reach(&self.settings));
+        let health_routes = admin::routes(probes.clone(), Router::new());
+        for (socket, routes) in [(self.doors.admin, tools), (self.doors.health, health_routes)] {
+            let Some(socket) = socket else { continue };
+            serve_probes(&tasks, (socket, routes), phases.watch());
+        }
+        self.addresses.tell(&endpoint);
 
+        let state_dir = self.settings.state_dir.as_deref();
         let ended = {
             let work = async {
-                let tell = tell_readiness(&probes, bridge.link.clone(), phases.watch(), &health, &self.metrics);
-                tokio::select! {
-                    () = tell => {}
-                    () = stop() => {}
-                }
+                let tell = tell_readiness(&probes, bridge.link.clone(), phases.watch(), &switches, &self.metrics);
+                let reason = tokio::select! {
+                    () = tell => Reason::Asked,
+                    () = idle => Reason::Idle,
+                    () = stop() => Reason::Asked,
+                };
                 info!("stopping");
                 // Told here, because from now on nobody else tells it.
-                health.set(false).await;
+                for health in &switches {
+                    health.set(false).await;
+                }
                 metrics::ready(false);
                 tokio::select! {
                     ended = drain(&self.settings.shutdown, &phases, &mut bridge, &tasks) => ended,
-                    () = stop() => Ended::Interrupted,
+                    () = asked_again(reason, &mut stop) => Ended::Interrupted,
                 }
             };
             tokio::select! {
                 ended = work => ended,
                 failure = tasks.failure() => Ended::Bug(failure),
+                never = state::keep(state_dir, &ids) => match never {},
             }
         };
+        state::end(state_dir, &ids);
         Ok(ended)
+    }
+}
+
+/// Why a process stops.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    /// It was asked to.
+    Asked,
+    /// The last handler has left.
+    Idle,
+}
+
+/// Ends when somebody has lost patience: asked twice, whether or not the first time was what began the stop.
+async fn asked_again(reason: Reason, stop: &mut impl AsyncFnMut()) {
+    match reason {
+        Reason::Asked => {}
+        Reason::Idle => stop().await,
+    }
+    stop().await;
+}
+
+/// Ends when the last handler has left, if that is a reason to stop.
+fn idle(plane: &DataPlane, exit_when_idle: bool) -> impl Future<Output = ()> + use<> {
+    let idle = plane.idle();
+    async move {
+        if !exit_when_idle {
+            return std::future::pending().await;
+        }
+        idle.await;
+        info!("the last handler has left");
     }
 }
 
@@ -221,7 +274,7 @@ async fn tell_readiness(
     probes: &Probes,
     mut link: LinkWatch,
     mut phase: PhaseWatch,
-    health: &HealthSwitch,
+    switches: &[HealthSwitch],
     metrics: &PrometheusHandle,
 ) {
     let mut upkeep = tokio::time::interval(UPKEEP);
@@ -230,7 +283,9 @@ async fn tell_readiness(
         let now = probes.readiness() == Readiness::Ready;
         if last != Some(now) {
             last = Some(now);
-            health.set(now).await;
+            for health in switches {
+                health.set(now).await;
+            }
             metrics::ready(now);
             info!(ready = now, "readiness changed");
         }
@@ -251,76 +306,46 @@ fn serve_data(tasks: &Tasks, plane: DataPlane, socket: TcpListener, mut phase: P
     });
 }
 
-fn serve_probes(tasks: &Tasks, socket: TcpListener, probes: Probes, mut phase: PhaseWatch) {
+fn serve_socket(tasks: &Tasks, plane: DataPlane, socket: Socket, mut phase: PhaseWatch) -> Arc<SocketFile> {
+    let Socket { listener, uids, file } = socket;
+    let watch = tasks.clone();
+    let file = Arc::new(file);
+    let removed = Arc::clone(&file);
+    tasks.spawn(TaskKind::Server, "grpc socket", async move {
+        let shutdown = async move {
+            phase.reached(Phase::Close).await;
+            // Before the listener closes: afterwards a successor may have put its own there.
+            removed.remove();
+        };
+        if let Err(error) = plane.serve_socket(listener, uids, shutdown).await {
+            watch.fail("grpc socket", &error);
+        }
+    });
+    file
+}
+
+fn serve_probes(tasks: &Tasks, (socket, routes): (TcpListener, Router), mut phase: PhaseWatch) {
     let watch = tasks.clone();
     tasks.spawn(TaskKind::Server, "probes", async move {
-        if let Err(error) = admin::serve(socket, probes, async move { phase.reached(Phase::Close).await }).await {
+        if let Err(error) = admin::serve(socket, routes, async move { phase.reached(Phase::Close).await }).await {
             watch.fail("probes", &error);
         }
     });
 }
 
-async fn listen(address: &ListenAddress, what: &'static str, key: &'static str) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind((address.host.as_str(), address.port)).await;
-    bound.map_err(|source| StartError::Bind { what, key, address: address.to_string(), source })
-}
-
-fn address_of(socket: &TcpListener, key: &'static str) -> Result<SocketAddr, StartError> {
-    let told = socket.local_addr();
-    told.map_err(|source| StartError::Bind { what: "its own address", key, address: "?".to_owned(), source })
-}
-
-fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, StartError> {
-    match &settings.backend {
-        Backend::Memory { bytes_max } => Ok(Arc::new(MemoryBroker::new(MemoryOptions { bytes_max: *bytes_max }))),
-        Backend::Amqp(amqp) => rabbitmq(amqp, settings),
-    }
-}
-
-#[cfg(not(feature = "amqp"))]
-fn rabbitmq(_: &AmqpSettings, _: &Settings) -> Result<Arc<dyn Broker>, StartError> {
-    Err(StartError::NotBuilt("amqp"))
-}
-
-#[cfg(feature = "amqp")]
-#[expect(clippy::unnecessary_wraps, reason = "builds without the feature answer with an error")]
-fn rabbitmq(amqp: &AmqpSettings, settings: &Settings) -> Result<Arc<dyn Broker>, StartError> {
-    Ok(Arc::new(AmqpBroker::new(AmqpOptions {
-        tls: amqp.tls,
-        host: amqp.host.clone(),
-        port: amqp.port,
-        vhost: amqp.vhost.clone(),
-        username: amqp.username.clone(),
-        password: amqp.password.clone(),
-        connection_name: format!("sidebus {}", settings.instance),
-        heartbeat: amqp.heartbeat,
-        preflight_timeout: amqp.preflight_timeout,
-        connect_timeout: amqp.connect_timeout,
-        operation_timeout: amqp.operation_timeout,
-        confirm_timeout: settings.publish.confirm_timeout,
-        close_timeout: CLOSE_WITHIN,
-        pool_size_max: amqp.pool_size_max,
-        pool_wait_timeout: amqp.pool_wait_timeout,
-    })))
-}
-
 /// Graceful close of a connection; then its socket is cut.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
-fn bridge_settings(settings: &Settings, broker: Arc<dyn Broker>) -> BridgeSettings {
+fn bridge_settings(settings: &Settings, broker: Arc<dyn Broker>, ids: Arc<Mutex<DeliveryIds>>) -> BridgeSettings {
     let reconnect = match &settings.backend {
         Backend::Amqp(amqp) => (amqp.reconnect_min, amqp.reconnect_max),
         Backend::Memory { .. } => (Duration::from_millis(200), Duration::from_secs(10)),
     };
     let kib = usize::try_from(settings.limits.publish_bytes.div_ceil(1_024)).unwrap_or(usize::MAX);
     BridgeSettings {
+        ids,
         broker,
-        shared: topology::shared(
-            settings.topology,
-            settings.exchange.clone(),
-            &settings.exchanges,
-            &settings.dead_letter,
-        ),
+        shared: topology::shared(settings),
         topology: settings.topology,
         namespace: settings.namespace.clone(),
         by: format!("{} {}", settings.instance, env!("CARGO_PKG_VERSION")),
@@ -334,24 +359,5 @@ fn bridge_settings(settings: &Settings, broker: Arc<dyn Broker>) -> BridgeSettin
             in_flight_max: settings.limits.publishes_in_flight,
             in_flight_kib_max: kib,
         },
-    }
-}
-
-fn door_settings(settings: &Settings) -> DoorSettings {
-    DoorSettings {
-        exchange: settings.exchange.name.clone(),
-        namespace: settings.namespace.clone(),
-        delivery: settings.delivery.clone(),
-        retry: settings.retry.clone(),
-        dead_letter: settings.dead_letter.clone(),
-        publish: WireLimits {
-            body_bytes_max: settings.grpc.message_bytes_max,
-            header_bytes_max: settings.limits.header_bytes,
-            header_depth_max: settings.limits.header_depth,
-        },
-        window_bytes: settings.grpc.window_bytes,
-        handlers_may_declare: settings.grpc.handlers_may_declare,
-        open_timeout: settings.limits.open_timeout,
-        reflection: settings.grpc.reflection,
     }
 }

@@ -3,23 +3,17 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use clap::error::ErrorKind;
 use sidebus::cli::args::Cli;
 use sidebus::cli::console::Console;
 use sidebus::cli::exit::ExitStatus;
 
 fn main() -> ExitCode {
+    let mut words = std::io::stderr();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, not mistakes. A closed terminal is no reason to fail.
-            error.print().ok();
-            let is_answer = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if is_answer { ExitStatus::Ok } else { ExitStatus::Usage }.into();
-        }
+        Err(error) => return sidebus::cli::answer(&error, &mut words).into(),
     };
     sidebus::install_tls_provider();
-    let mut words = std::io::stderr();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

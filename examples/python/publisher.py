@@ -21,7 +21,8 @@ def publish(stub, batch, pause=0.2):
             pause = min(pause * 2, 5)
 
 endpoint = os.environ.get("SIDEBUS_ENDPOINT", "127.0.0.1:7672")
-with grpc.insecure_channel(endpoint, [("grpc.max_reconnect_backoff_ms", 2000)]) as channel:
+options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.default_authority", "localhost")]  # for unix:/path as well
+with grpc.insecure_channel(endpoint, options) as channel:
     for start in range(0, count, 500):
         publish(rpc.PublisherServiceStub(channel), [message(n) for n in range(start, min(start + 500, count))])
 print(f"{count} published and confirmed")

@@ -1,39 +1,66 @@
-//! One lane: a task that owns a confirm channel and publishes what waits, batch by batch. Knows no backend.
+//! One lane: a task that owns a confirm channel and publishes what waits, in batches that overlap. Knows no backend.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::link::LinkWatch;
+use super::link::{Hold, LinkWatch};
 use crate::broker::{BrokerError, Confirm, Lane, LaneRole, Publication, SessionId};
-use crate::domain::lane_batch;
+use crate::domain::lane_batch::Unanswered;
 use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics;
 
 /// Publishes that wait for a lane before callers wait for them.
 const WAITING_MAX: usize = 1_024;
 
+/// Messages that are worth a batch of their own while another is out. With fewer the broker idles less for them than their
+/// callers wait: a batch that another follows is answered with it. Sixty-four callers that each wait for their answer get
+/// twice as many a second when they share one batch (measured).
+const OVERLAP_FROM: usize = 128;
+
+/// Messages that hold nobody up while they are out: what comes next need not wait for them.
+const FEW: usize = 8;
+
 /// A way into a lane. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct LaneHandle(mpsc::Sender<Request>);
+pub(crate) struct LaneHandle {
+    requests: mpsc::Sender<Request>,
+    load: Arc<AtomicUsize>,
+}
+
+/// A message that a lane has and has not answered, as long as this lives.
+#[derive(Debug)]
+struct Burden(Arc<AtomicUsize>);
+
+impl Drop for Burden {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A share of what all callers may have unconfirmed.
 #[derive(Debug)]
 pub(crate) struct Permits {
-    pub(super) _messages: OwnedSemaphorePermit,
-    pub(super) _kib: OwnedSemaphorePermit,
+    pub(super) _messages: Option<OwnedSemaphorePermit>,
+    pub(super) _kib: Option<OwnedSemaphorePermit>,
+    /// Of what the caller itself may have unconfirmed.
+    pub(super) _own: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
 struct Request {
     publication: Publication,
     reply: oneshot::Sender<Confirm>,
-    /// Given back when this is answered.
-    permits: Option<Arc<Permits>>,
+    /// Given back when this is answered, and so is its place in the load of the lane.
+    held: Held,
 }
+
+/// What a message holds until it is answered.
+type Held = (Option<Arc<Permits>>, Burden);
 
 impl LaneHandle {
     /// Hands a publication in; the answer comes through the receiver. Waits while the lane is full.
@@ -43,9 +70,16 @@ impl LaneHandle {
         permits: Option<Arc<Permits>>,
     ) -> oneshot::Receiver<Confirm> {
         let (reply, answer) = oneshot::channel();
+        self.load.fetch_add(1, Ordering::Relaxed);
+        let held = (permits, Burden(Arc::clone(&self.load)));
         // A lane that is gone drops the reply, which the caller sees as lost.
-        drop(self.0.send(Request { publication, reply, permits }).await);
+        drop(self.requests.send(Request { publication, reply, held }).await);
         answer
+    }
+
+    /// Messages that it has and has not answered.
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
     }
 
     /// Publishes one and waits for its outcome.
@@ -66,7 +100,8 @@ pub(crate) struct LaneTerms {
 /// Starts a lane; it ends with the phase `Close`, or when the last handle is gone.
 pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane: LaneTerms) -> LaneHandle {
     let (handle, requests) = mpsc::channel(WAITING_MAX);
-    let task = LaneTask { link, terms: lane, requests, open: None };
+    let (waiting, unanswered) = (VecDeque::new(), Unanswered::default());
+    let task = LaneTask { link, terms: lane, requests, is_over: false, waiting, unanswered, open: None };
     tasks.spawn(TaskKind::Lane, label(lane.role), async move {
         tokio::select! {
             () = task.run() => {}
@@ -74,7 +109,7 @@ pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane:
             () = phase.reached(Phase::Close) => {}
         }
     });
-    LaneHandle(handle)
+    LaneHandle { requests: handle, load: Arc::default() }
 }
 
 fn label(role: LaneRole) -> &'static str {
@@ -88,71 +123,155 @@ struct LaneTask {
     link: LinkWatch,
     terms: LaneTerms,
     requests: mpsc::Receiver<Request>,
-    open: Option<(SessionId, Box<dyn Lane>)>,
+    /// Nobody will ask for more.
+    is_over: bool,
+    /// Taken in and not sent.
+    waiting: VecDeque<Request>,
+    /// The ids that are out.
+    unanswered: Unanswered,
+    open: Option<Open>,
+}
+
+/// A confirm channel and what is out on it.
+struct Open {
+    session: SessionId,
+    lane: Box<dyn Lane>,
+    /// Oldest first.
+    out: VecDeque<Out>,
+}
+
+impl Open {
+    /// Whether so many messages go out beside what is out.
+    fn overlaps(&self, waiting: usize) -> bool {
+        let out: usize = self.out.iter().map(|batch| batch.replies.len()).sum();
+        out <= FEW || waiting >= OVERLAP_FROM
+    }
+}
+
+/// The callers of one batch.
+struct Out {
+    replies: Vec<(oneshot::Sender<Confirm>, Held)>,
+    begun: Instant,
+    /// Lasts until the answers are there: a session that is replaced meanwhile stays for them.
+    _hold: Hold,
+}
+
+/// Whether the next batch can be sent.
+enum Way {
+    /// On the open channel.
+    Free(Hold),
+    /// What is out comes first.
+    Taken,
+    /// Not at all.
+    None(BrokerError),
 }
 
 impl LaneTask {
     async fn run(mut self) {
-        let mut waiting = VecDeque::new();
         loop {
-            if waiting.is_empty() {
-                let mut arrived = Vec::new();
-                if self.requests.recv_many(&mut arrived, self.terms.batch_max).await == 0 {
-                    return;
-                }
-                waiting.extend(arrived);
+            self.gather();
+            let has_sent = !self.waiting.is_empty() && self.send().await;
+            if has_sent {
+                continue;
             }
-            while waiting.len() < self.terms.batch_max {
-                let Ok(request) = self.requests.try_recv() else { break };
-                waiting.push_back(request);
+            let is_out = self.open.as_ref().is_some_and(|open| !open.out.is_empty());
+            if self.is_over && !is_out {
+                return;
             }
-            let batch =
-                lane_batch::next_batch(&mut waiting, self.terms.batch_max, |request| id_of(&request.publication));
-            self.publish(batch).await;
+            self.wait().await;
         }
     }
 
-    async fn publish(&mut self, batch: Vec<Request>) {
-        let (publications, replies): (Vec<Publication>, Vec<_>) =
-            batch.into_iter().map(|request| (request.publication, (request.reply, request.permits))).unzip();
-        let count = publications.len();
-        let confirms = match self.lane().await {
-            Ok(lane) => {
-                let begun = Instant::now();
-                let confirms = lane.publish(publications).await;
-                metrics::batch_confirmed(label(self.terms.role), count, begun.elapsed().as_secs_f64());
-                confirms
+    fn gather(&mut self) {
+        while self.waiting.len() < self.terms.batch_max {
+            let Ok(request) = self.requests.try_recv() else { return };
+            self.waiting.push_back(request);
+        }
+    }
+
+    /// Waits for answers, and for requests while none waits.
+    async fn wait(&mut self) {
+        let mut arrived = Vec::new();
+        tokio::select! {
+            answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
+            count = self.requests.recv_many(&mut arrived, self.terms.batch_max), if self.waiting.is_empty() && !self.is_over => {
+                self.is_over = count == 0;
+                self.waiting.extend(arrived);
             }
-            Err(error) => vec![Confirm::NotSent(error); count],
+        }
+    }
+
+    /// Sends or refuses what waits; false = it has to wait for the answer of something.
+    async fn send(&mut self) -> bool {
+        let hold = match self.way().await {
+            Way::Free(hold) => hold,
+            Way::Taken => return false,
+            Way::None(error) => {
+                for request in self.waiting.drain(..) {
+                    // As in `answer`.
+                    drop(request.reply.send(Confirm::NotSent(error.clone())));
+                }
+                return true;
+            }
         };
+        let Some(open) = &mut self.open else { return false };
+        let batch = self.unanswered.take(&mut self.waiting, self.terms.batch_max, id_of);
+        if batch.is_empty() {
+            return false;
+        }
+        let (publications, replies) =
+            batch.into_iter().map(|request| (request.publication, (request.reply, request.held))).unzip();
+        open.out.push_back(Out { replies, begun: Instant::now(), _hold: hold });
+        open.lane.write(publications).await;
+        true
+    }
+
+    async fn way(&mut self) -> Way {
+        // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
+        let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
+        let Some(live) = self.link.live() else { return Way::None(down(self.link.now().why_down())) };
+        // An alarm that came after this was handed in: the broker would not read it, and callers would wait in vain.
+        if let (LaneRole::Publish, Some(reason)) = (self.terms.role, self.link.blocked()) {
+            return Way::None(BrokerError::Blocked { reason });
+        }
+        match &self.open {
+            Some(open) if open.session == live.id && open.lane.is_open() => {
+                let is_free = open.lane.has_room() && open.overlaps(self.waiting.len());
+                return if is_free { Way::Free(live.hold) } else { Way::Taken };
+            }
+            Some(open) if !open.out.is_empty() => return Way::Taken,
+            Some(_) => debug!(role = label(self.terms.role), "lane retired"),
+            None => {}
+        }
+        self.open = None;
+        match live.session.lane(self.terms.role).await {
+            Ok(lane) => self.open = Some(Open { session: live.id, lane, out: VecDeque::new() }),
+            Err(error) => return Way::None(error),
+        }
+        Way::Free(live.hold)
+    }
+
+    /// Hands the outcomes of the oldest batch to its callers.
+    fn answer(&mut self, confirms: Vec<Confirm>) {
+        self.unanswered.answered();
+        let Some(batch) = self.open.as_mut().and_then(|open| open.out.pop_front()) else { return };
+        let (count, seconds) = (batch.replies.len(), batch.begun.elapsed().as_secs_f64());
         debug_assert_eq!(confirms.len(), count, "a lane answers every publication once");
-        for ((reply, _permits), confirm) in replies.into_iter().zip(confirms) {
+        metrics::batch_confirmed(label(self.terms.role), count, seconds);
+        for ((reply, _held), confirm) in batch.replies.into_iter().zip(confirms) {
             // A caller that no longer waits has cancelled: the outcome is nobody's any more.
             drop(reply.send(confirm));
         }
-        if self.open.as_ref().is_some_and(|(_, lane)| !lane.is_open()) {
-            debug!(role = label(self.terms.role), "lane retired");
-            self.open = None;
-        }
-    }
-
-    async fn lane(&mut self) -> Result<&mut Box<dyn Lane>, BrokerError> {
-        // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
-        let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
-        let Some(live) = self.link.live() else { return Err(down(self.link.now().why_down())) };
-        // An alarm that came after this was handed in: the broker would not read it, and callers would wait in vain.
-        if let (LaneRole::Publish, Some(reason)) = (self.terms.role, self.link.blocked()) {
-            return Err(BrokerError::Blocked { reason });
-        }
-        let lane = match self.open.take() {
-            Some((session, lane)) if session == live.id => lane,
-            Some(_) | None => live.session.lane(self.terms.role).await?,
-        };
-        let (_, lane) = self.open.insert((live.id, lane));
-        Ok(lane)
     }
 }
 
-fn id_of(publication: &Publication) -> &str {
-    publication.message.properties.message_id.as_deref().unwrap_or_default()
+async fn answers(open: &mut Option<Open>) -> Vec<Vec<Confirm>> {
+    match open {
+        Some(open) if !open.out.is_empty() => open.lane.answers().await,
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+fn id_of(request: &Request) -> &str {
+    request.publication.message.properties.message_id.as_deref().unwrap_or_default()
 }

@@ -12,6 +12,10 @@ use crate::domain::readiness::Connected;
 pub struct LinkState {
     /// The session, while one is live.
     pub live: Option<Live>,
+    /// The session that it has replaced, for as long as receipts of that one are good.
+    pub leaving: Option<SessionId>,
+    /// That one is not closed yet, so its exclusive queues cannot be had here.
+    pub is_closing_former: bool,
     /// Why there is none; `None` before the first try and while all is well.
     pub error: Option<BrokerError>,
     /// Why the broker takes no publishes, in its words.
@@ -20,13 +24,50 @@ pub struct LinkState {
     pub sessions: u64,
 }
 
-/// A live session and its number.
+/// A live session and its number. Whoever has one uses the session: when it is replaced, it is closed after that.
 #[derive(Debug, Clone)]
 pub struct Live {
     /// Rises with every session.
     pub id: SessionId,
     /// The session.
     pub session: Arc<dyn Session>,
+    /// See [`Hold`].
+    pub(super) hold: Hold,
+}
+
+impl Live {
+    /// Its number and itself, for whoever needs no hold.
+    pub(super) fn parts(&self) -> (SessionId, &dyn Session) {
+        (self.id, self.session.as_ref())
+    }
+}
+
+/// While one exists, a session that was replaced is not closed yet, within the bound that the keeper sets.
+#[derive(Debug, Clone)]
+pub(super) struct Hold(#[expect(dead_code, reason = "only its end is noticed")] watch::Receiver<()>);
+
+/// A session in the hand of the keeper, who closes it.
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub(super) id: SessionId,
+    pub(super) session: Arc<dyn Session>,
+    users: watch::Sender<()>,
+}
+
+impl Owned {
+    pub(super) fn new(id: SessionId, session: Arc<dyn Session>) -> Self {
+        Self { id, session, users: watch::Sender::new(()) }
+    }
+
+    /// For those who use it.
+    pub(super) fn live(&self) -> Live {
+        Live { id: self.id, session: Arc::clone(&self.session), hold: Hold(self.users.subscribe()) }
+    }
+
+    /// Waits until nobody uses it. Cancel-safe.
+    pub(super) async fn unused(&self) {
+        self.users.closed().await;
+    }
 }
 
 impl LinkState {
@@ -37,6 +78,11 @@ impl LinkState {
             (None, 0) => Connected::Never,
             (None, _) => Connected::Before,
         }
+    }
+
+    /// True while receipts of this session are good: it is live, or was replaced and is not closed yet.
+    pub fn settles(&self, id: SessionId) -> bool {
+        self.leaving == Some(id) || self.live.as_ref().is_some_and(|live| live.id == id)
     }
 
     /// Why nothing can be sent now.
@@ -77,14 +123,19 @@ impl LinkWatch {
         self.0.borrow().live.clone()
     }
 
+    /// True while exclusive queues belong to the session that was replaced.
+    pub fn is_closing_former(&self) -> bool {
+        self.0.borrow().is_closing_former
+    }
+
     /// Why the broker takes no publishes now, in its words.
     pub fn blocked(&self) -> Option<String> {
         self.0.borrow().blocked.clone()
     }
 
-    /// True if this session is the live one.
-    pub fn is_live(&self, id: SessionId) -> bool {
-        self.0.borrow().live.as_ref().is_some_and(|live| live.id == id)
+    /// See [`LinkState::settles`].
+    pub fn settles(&self, id: SessionId) -> bool {
+        self.0.borrow().settles(id)
     }
 
     /// Waits for a change since the last call here. Cancel-safe.
@@ -96,10 +147,9 @@ impl LinkWatch {
         self.0.borrow_and_update();
     }
 
-    /// Waits until this session is no longer the live one. Cancel-safe.
+    /// Waits until receipts of this session are good for nothing. Cancel-safe.
     pub async fn lost(&mut self, id: SessionId) {
-        let is_other = |state: &LinkState| state.live.as_ref().is_none_or(|live| live.id != id);
-        if self.0.wait_for(is_other).await.is_err() {
+        if self.0.wait_for(|state| !state.settles(id)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

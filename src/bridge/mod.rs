@@ -6,31 +6,44 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::broker::{Broker, LaneRole};
-use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
+use crate::domain::delivery_id::DeliveryIds;
 use crate::domain::subscription::Subscription;
-use crate::domain::topology::{self, Plan, TopologyMode};
-use crate::runtime::{PhaseWatch, TaskKind, Tasks, unix_ms};
+use crate::domain::topology::{Plan, TopologyMode};
+use crate::runtime::{PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics::CappedLabel;
 
+mod administration;
 mod keeper;
 mod lane;
 mod link;
+mod objects;
 mod outbox;
+mod pipe;
 mod publisher;
 mod registry;
+mod renewal;
+mod scope;
 mod subscription;
+mod wish;
 
+pub use administration::{
+    Administration, AdministrationError, Missing, Owner, PlanOwner, Rehearsal, StepDone, StepOutcome, Wanted,
+};
 pub use link::{LinkState, LinkWatch, Live};
 pub use outbox::{
     Frame, FrameLimits, Handout, Outbox, RevocationReason, Status, StreamEnd, SubscriptionState, VerdictResult,
 };
+pub use pipe::{Answer, Outcome, PipeInput, PipeOutput, PipeWindow, PublisherState, PublisherWatch};
 pub use publisher::{PublishLimits, Publisher, Refusal};
 pub use registry::{AllEnded, DeclareError, Registry};
 pub use subscription::{AttachError, AttachRequest, Attached, Hangup, Opened, Results, Said, Voice};
+pub use wish::{BindingSource, Known};
 
 /// What a bridge needs.
 #[derive(Debug)]
 pub struct BridgeSettings {
+    /// The numbers of this run's deliveries.
+    pub ids: Arc<Mutex<DeliveryIds>>,
     /// The broker.
     pub broker: Arc<dyn Broker>,
     /// What all subscriptions share on it.
@@ -62,43 +75,29 @@ pub struct Bridge {
     pub registry: Registry,
     /// Publishing.
     pub publisher: Publisher,
+    /// What an administrator may see and change.
+    pub administration: Administration,
     /// The end of all subscriptions.
     pub all_ended: AllEnded,
 }
 
 impl Bridge {
     /// Starts the tasks: keeper, lanes, subscriptions.
-    ///
-    /// # Errors
-    /// The clock is wrong, so delivery ids could repeat.
-    pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Result<Self, ClockTooEarly> {
-        let ids = DeliveryIds::begin(unix_ms())?;
+    pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Self {
         let (tell, link) = link::link();
         let shared = Arc::new(settings.shared);
-        let own_part = |subscription: &Subscription| {
-            let plan = topology::subscription(settings.topology, subscription);
-            (subscription.name.clone(), Arc::new(plan))
-        };
-        let own_parts: Vec<_> = settings.subscriptions.iter().map(own_part).collect();
-        let everything: Vec<Arc<Plan>> =
-            std::iter::once(Arc::clone(&shared)).chain(own_parts.iter().map(|(_, plan)| Arc::clone(plan))).collect();
-        let keeper = keeper::Keeper {
-            broker: settings.broker,
-            shared: Arc::clone(&shared),
-            subscriptions: own_parts.clone(),
-            backoff: settings.reconnect,
-            close_within: settings.close_within,
-        };
         let terms = lane::LaneTerms { role: LaneRole::Settle, batch_max: settings.publish.batch_max };
         let copies = lane::start(tasks, link.clone(), phase.clone(), terms);
+        let objects = objects::Objects::default();
         let context = Arc::new(subscription::Context {
-            ids: Mutex::new(ids),
+            ids: settings.ids,
             streams: AtomicU64::new(1),
             copies,
             namespace: settings.namespace,
             by: settings.by,
             topology: settings.topology,
             shared: Arc::clone(&shared),
+            objects: objects.clone(),
             drain_grace: settings.drain_grace,
             labels: CappedLabel::default(),
         });
@@ -106,8 +105,18 @@ impl Bridge {
         for subscription in settings.subscriptions {
             registry.configure(subscription);
         }
-        let publisher = Publisher::start(tasks, &link, phase.clone(), (settings.publish, everything));
+        let keeper = keeper::Keeper {
+            broker: settings.broker,
+            shared: Arc::clone(&shared),
+            registry: registry.clone(),
+            objects,
+            backoff: settings.reconnect,
+            close_within: settings.close_within,
+        };
+        let topology = (Arc::clone(&shared), registry.clone());
+        let publisher = Publisher::start(tasks, &link, phase.clone(), (settings.publish, topology));
+        let administration = Administration::new(registry.clone(), link.clone(), (settings.topology, shared));
         tasks.spawn(TaskKind::Keeper, "broker", keeper.run(tell, phase.clone()));
-        Ok(Self { link, registry, publisher, all_ended })
+        Self { link, registry, publisher, administration, all_ended }
     }
 }

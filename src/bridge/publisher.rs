@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
-use tracing::warn;
 
 use super::lane::{self, LaneHandle, LaneTerms, Permits};
 use super::link::LinkWatch;
+use super::objects::PlanOf;
+use super::pipe::{self, PipeInput, PipeOutput, PipeWindow, PublisherWatch};
+use super::registry::Registry;
+use super::scope;
 use crate::broker::{BrokerError, Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
-use crate::domain::topology::{Plan, Step};
+use crate::domain::topology::{Plan, Step, TopologyMode};
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics::{self, CappedLabel};
 
@@ -42,6 +45,17 @@ pub enum Refusal {
     Blocked(String),
 }
 
+impl Refusal {
+    /// Its word in the metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::TooMany { .. } => "too_many",
+            Self::Blocked(_) => "blocked",
+        }
+    }
+}
+
 /// Publishes through lanes. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -59,7 +73,9 @@ struct Shared {
     phase: PhaseWatch,
     labels: CappedLabel,
     /// What is made again when one of our exchanges is missing: its bindings went with it.
-    topology: Vec<Arc<Plan>>,
+    topology: (Arc<Plan>, Registry),
+    /// Held while it is made again.
+    repairing: tokio::sync::Mutex<()>,
 }
 
 impl Publisher {
@@ -68,7 +84,7 @@ impl Publisher {
         tasks: &Tasks,
         link: &LinkWatch,
         phase: PhaseWatch,
-        (limits, topology): (PublishLimits, Vec<Arc<Plan>>),
+        (limits, topology): (PublishLimits, (Arc<Plan>, Registry)),
     ) -> Self {
         let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max };
         let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms);
@@ -82,6 +98,7 @@ impl Publisher {
             phase,
             labels: CappedLabel::default(),
             topology,
+            repairing: tokio::sync::Mutex::new(()),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -95,18 +112,14 @@ impl Publisher {
     pub async fn publish(&self, publications: Vec<Publication>) -> Result<Vec<Confirm>, Refusal> {
         let shared = &self.shared;
         let exchanges: Vec<ExchangeName> = publications.iter().map(|p| p.message.exchange.clone()).collect();
-        if shared.phase.now() >= Phase::GiveBack {
-            self.count(exchanges.iter().map(|exchange| (exchange, "draining")));
-            return Err(Refusal::Draining);
-        }
-        if let Some(reason) = shared.link.blocked() {
-            self.count(exchanges.iter().map(|exchange| (exchange, "blocked")));
-            return Err(Refusal::Blocked(reason));
+        if let Some(refusal) = self.refusal() {
+            self.count(exchanges.iter().map(|exchange| (exchange, refusal.label())));
+            return Err(refusal);
         }
         let Some(permits) = self.permits(&publications) else {
             return Err(Refusal::TooMany { limit: u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX) });
         };
-        let lane = &shared.lanes[shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len()];
+        let lane = self.lane();
         let mut answers = Vec::with_capacity(publications.len());
         for publication in publications {
             answers.push(lane.submit(publication, Some(Arc::clone(&permits))).await);
@@ -120,38 +133,86 @@ impl Publisher {
         Ok(confirms)
     }
 
+    /// The first lane with less than a batch to do, else the one with the least: few messages on many lanes are more channels
+    /// to write to for the same work, and one that waits for a stuck queue is left to those who are in it.
+    fn lane(&self) -> &LaneHandle {
+        let lanes = &self.shared.lanes;
+        let idle = lanes.iter().find(|lane| lane.load() < self.shared.limits.batch_max);
+        idle.or_else(|| lanes.iter().min_by_key(|lane| lane.load())).unwrap_or(&lanes[0])
+    }
+
+    /// A stream of publishes, on one lane for as long as it lives: each stream on the next.
+    pub fn pipe<T>(&self, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
+        let shared = &self.shared;
+        let next = shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len();
+        pipe::pipe(self, shared.lanes[next].clone(), window)
+    }
+
+    /// Sees how publishing is.
+    pub fn watch(&self) -> PublisherWatch {
+        PublisherWatch::new(self.shared.link.clone(), self.shared.phase.clone())
+    }
+
+    /// Why nothing is sent now, before anybody asks the broker.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        if self.shared.phase.now() >= Phase::GiveBack {
+            return Some(Refusal::Draining);
+        }
+        self.shared.link.blocked().map(Refusal::Blocked)
+    }
+
     /// An exchange of ours was there when the session began and is not any more, and every binding went with it: all is
     /// made again, for the next publish.
-    async fn repair(&self, confirms: &[Confirm]) {
-        let plans = &self.shared.topology;
-        let is_ours = |confirm: &Confirm| {
-            let Confirm::ExchangeMissing(name) = confirm else { return false };
-            let mut steps = plans.iter().flat_map(|plan| &plan.steps);
-            steps.any(|step| matches!(step, Step::Exchange(exchange) if exchange.name == *name))
+    pub(super) async fn repair(&self, confirms: impl IntoIterator<Item = &Confirm>) {
+        let (shared, registry) = &self.shared.topology;
+        let missing = |confirm: &Confirm| {
+            let Confirm::ExchangeMissing(name) = confirm else { return None };
+            Some(name.clone())
         };
-        if !confirms.iter().any(is_ours) {
+        // Gathered only where something is missing: this is on the way of every publish.
+        let missing: Vec<ExchangeName> = confirms.into_iter().filter_map(missing).collect();
+        if missing.is_empty() || shared.mode != TopologyMode::Create {
             return;
         }
+        // One at a time: the others have their answer, and the next publish finds what was made.
+        let Ok(_alone) = self.shared.repairing.try_lock() else { return };
         let Some(live) = self.shared.link.live() else { return };
-        for plan in plans {
-            match live.session.apply(Arc::clone(plan)).await {
-                Ok(findings) => warn!(topology = %findings, "an exchange was deleted while we ran; made again"),
-                Err(error) => warn!(%error, hint = error.hint(), "an exchange was deleted while we ran"),
+        let objects = registry.objects();
+        for part in scope::parts(shared).into_iter().filter(|part| declares(part, &missing)) {
+            // What is made again or fails is told there.
+            let _ = objects.apply(&PlanOf::shared(&part), live.parts(), &part).await;
+        }
+        for known in registry.known() {
+            if let Some(held) = registry.hold(&known).await
+                && names(&held.plan, &missing)
+            {
+                let _ = objects.apply(&known.owner(), live.parts(), &held.plan).await;
             }
         }
     }
 
     /// Room for these, kept until the lane has an answer for the last of them: a caller that goes away frees nothing.
     fn permits(&self, publications: &[Publication]) -> Option<Arc<Permits>> {
-        let limits = &self.shared.limits;
-        // One caller may always send, however much it brings: a limit below one request would refuse it for ever.
-        let messages = publications.len().min(limits.in_flight_max);
-        let kib: usize = publications.iter().map(|p| p.message.body.len().div_ceil(1_024)).sum();
-        let kib = kib.min(limits.in_flight_kib_max);
-        let (messages, kib) = (u32::try_from(messages).ok()?, u32::try_from(kib).ok()?);
+        let (messages, kib) = self.share(publications.len(), publications.iter().map(kib_of).sum());
         let messages = Arc::clone(&self.shared.in_flight).try_acquire_many_owned(messages).ok()?;
         let kib = Arc::clone(&self.shared.in_flight_kib).try_acquire_many_owned(kib).ok()?;
-        Some(Arc::new(Permits { _messages: messages, _kib: kib }))
+        Some(Arc::new(Permits { _messages: Some(messages), _kib: Some(kib), _own: None }))
+    }
+
+    /// The same, waited for. Cancel-safe.
+    pub(super) async fn wait_for_room(&self, messages: usize, kib: usize) -> Permits {
+        let (messages, kib) = self.share(messages, kib);
+        // The semaphores are never closed.
+        let messages = Arc::clone(&self.shared.in_flight).acquire_many_owned(messages).await.ok();
+        let kib = Arc::clone(&self.shared.in_flight_kib).acquire_many_owned(kib).await.ok();
+        Permits { _messages: messages, _kib: kib, _own: None }
+    }
+
+    /// One caller may always send, however much it brings: a limit below one request would refuse it for ever.
+    fn share(&self, messages: usize, kib: usize) -> (u32, u32) {
+        let limits = &self.shared.limits;
+        let share = |wanted: usize, max: usize| u32::try_from(wanted.min(max)).unwrap_or(u32::MAX);
+        (share(messages, limits.in_flight_max), share(kib, limits.in_flight_kib_max))
     }
 
     /// Waits until nothing is unconfirmed any more. Cancel-safe.
@@ -161,7 +222,7 @@ impl Publisher {
         drop(self.shared.in_flight.acquire_many(all).await);
     }
 
-    fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {
+    pub(super) fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {
         let mut counts: BTreeMap<(&ExchangeName, &'static str), u64> = BTreeMap::new();
         for result in results {
             *counts.entry(result).or_default() += 1;
@@ -172,7 +233,23 @@ impl Publisher {
     }
 }
 
-fn result_label(confirm: &Confirm) -> &'static str {
+/// True for a plan that makes one of these exchanges.
+fn declares(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
+    plan.steps.iter().any(|step| matches!(step, Step::Exchange(exchange) if exchanges.contains(&exchange.name)))
+}
+
+/// True for a plan that makes one of these exchanges or binds to it.
+fn names(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
+    let binds = |step: &Step| matches!(step, Step::Bind { binding, .. } if exchanges.contains(&binding.exchange));
+    declares(plan, exchanges) || plan.steps.iter().any(binds)
+}
+
+/// A body's share of what all callers may have unconfirmed.
+pub(super) fn kib_of(publication: &Publication) -> usize {
+    publication.message.body.len().div_ceil(1_024)
+}
+
+pub(super) fn result_label(confirm: &Confirm) -> &'static str {
     match confirm {
         Confirm::Stored => "stored",
         Confirm::Unroutable => "unroutable",

@@ -6,22 +6,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use super::link::LinkWatch;
+use super::objects::{Objects, PlanOf};
 use super::subscription::{self, AttachError, AttachRequest, Attached, Context, Kept, Parts, SubscriptionHandle};
+use super::wish::{HeldPlan, Wish};
 use crate::domain::name::SubscriptionName;
-use crate::domain::subscription::Subscription;
+use crate::domain::subscription::{Clash, Subscription};
 use crate::runtime::{PhaseWatch, Tasks};
 
 /// Subscriptions that handlers may bring beside the configured ones.
 const DECLARED_MAX: usize = 1_000;
 
 /// Why a subscription was not started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeclareError {
     /// Too many are there already.
     TooMany {
         /// How many may be there.
         limit: usize,
     },
+    /// Another subscription here uses one of its queues.
+    Clash {
+        /// Which one.
+        other: SubscriptionName,
+        /// How.
+        clash: Clash,
+    },
+}
+
+/// A running subscription, who brought it and what it wants.
+#[derive(Debug, Clone)]
+pub(super) struct KnownSubscription {
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) kept: Kept,
+    pub(super) wish: Wish,
+}
+
+impl KnownSubscription {
+    /// Whose plan its wish is.
+    pub(super) fn owner(&self) -> PlanOf {
+        PlanOf::Subscription(self.subscription.name.clone())
+    }
 }
 
 /// The subscriptions of this process. Clones share them.
@@ -82,7 +106,9 @@ impl Registry {
         if running.contains_key(&subscription.name) {
             return;
         }
+        let subscription = Arc::new(subscription);
         let parts = Parts {
+            wish: Wish::new(shared.context.topology, Arc::clone(&subscription), Arc::clone(&shared.context.shared)),
             context: Arc::clone(&shared.context),
             link: shared.link.clone(),
             phase: shared.phase.clone(),
@@ -104,15 +130,44 @@ impl Registry {
         running.iter().filter(|(_, (_, kept))| *kept == Kept::Always).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Its plan, to be carried out again; `None` = it has ended, or its queue still belongs to the session that was
+    /// replaced.
+    pub(super) async fn hold(&self, known: &KnownSubscription) -> Option<HeldPlan> {
+        let held = known.wish.hold().await;
+        let is_locked = known.subscription.queue.is_exclusive() && self.shared.link.is_closing_former();
+        (!is_locked && self.find(&known.subscription.name).is_some()).then_some(held)
+    }
+
+    /// What is known of the objects on the broker.
+    pub(super) fn objects(&self) -> &Objects {
+        &self.shared.context.objects
+    }
+
+    /// What every subscription is and wants now, by name.
+    pub(super) fn known(&self) -> Vec<KnownSubscription> {
+        let known = |(handle, kept): &(SubscriptionHandle, Kept)| KnownSubscription {
+            subscription: Arc::clone(&handle.subscription),
+            kept: *kept,
+            wish: handle.wish.clone(),
+        };
+        self.running().values().map(known).collect()
+    }
+
     /// Starts a subscription that a handler brings; it ends with its last handler. If one of this name is there
     /// meanwhile, that one stays.
     ///
     /// # Errors
-    /// Handlers have brought too many.
+    /// Handlers have brought too many, or it would use a queue of another.
     pub fn declare(&self, subscription: Subscription) -> Result<(), DeclareError> {
         let mut running = self.running();
         if running.values().filter(|(_, kept)| *kept == Kept::WhileUsed).count() >= DECLARED_MAX {
             return Err(DeclareError::TooMany { limit: DECLARED_MAX });
+        }
+        let others = running.values().map(|(handle, _)| &handle.subscription);
+        for other in others.filter(|other| other.name != subscription.name) {
+            if let Some(clash) = subscription.clash(other) {
+                return Err(DeclareError::Clash { other: other.name.clone(), clash });
+            }
         }
         self.start(&mut running, subscription, Kept::WhileUsed);
         Ok(())

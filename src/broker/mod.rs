@@ -9,18 +9,23 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::domain::difference::Examined;
 use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
+use crate::domain::subscription::Binding;
 use crate::domain::topology::Plan;
+use crate::domain::version::Version;
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod findings;
 pub mod memory;
 
-pub use error::{BrokerError, ErrorClass};
+pub use error::{BrokerError, ErrorClass, TlsFault};
+pub use findings::{Adopted, Findings};
 
 /// A broker that can be connected to, again and again.
 pub trait Broker: fmt::Debug + Send + Sync {
@@ -43,11 +48,30 @@ pub trait Session: fmt::Debug + Send + Sync {
     /// comes after the end sees `Closed` at once.
     fn events(&self) -> BoxStream<'static, SessionEvent>;
 
-    /// Carries out a plan, step by step, on channels of its own.
+    /// Carries out a plan, step by step, on channels of its own. What exists is compared first: what somebody has named
+    /// must be as it is named, everything else is taken as it is and told.
     ///
     /// # Errors
-    /// The first step that failed; earlier ones stand.
+    /// The first step that failed; earlier ones stand. `Mismatch` when something that was named differs.
     fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>>;
+
+    /// Looks at everything that a plan names, whatever its mode, and touches nothing: one answer for each step, in their
+    /// order. A binding of an unbind step that is there is [`ObjectState::Extra`]. A backend that can list bindings may add
+    /// such answers behind, for what feeds the queues of the plan and is named by none of its steps. What this backend or
+    /// these rights cannot see is [`ObjectState::Unknown`].
+    ///
+    /// # Errors
+    /// The session is gone, or a look had no answer in time.
+    ///
+    /// [`ObjectState::Extra`]: crate::domain::difference::ObjectState::Extra
+    /// [`ObjectState::Unknown`]: crate::domain::difference::ObjectState::Unknown
+    fn examine(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Vec<Examined>, BrokerError>>;
+
+    /// What feeds a queue, but for the nameless exchange; `None` = it cannot be seen: AMQP does not show bindings, so this
+    /// takes a management API that answers. A queue that is not there has none.
+    fn bindings(&self, _queue: QueueName) -> BoxFuture<'_, Option<Vec<Binding>>> {
+        Box::pin(std::future::ready(None))
+    }
 
     /// Begins to consume a queue on a channel of its own, prefetch set before.
     ///
@@ -60,6 +84,13 @@ pub trait Session: fmt::Debug + Send + Sync {
     /// # Errors
     /// The session is gone, or no channel could be had in time.
     fn lane(&self, role: LaneRole) -> BoxFuture<'_, Result<Box<dyn Lane>, BrokerError>>;
+
+    /// Waits until the next session would be opened with another address, login or certificate than this one was, and
+    /// answers the settings keys of what is new. Never, unless a backend takes these from where they may change. Still
+    /// true when it is asked again, and false again once the old ones are back. Cancel-safe.
+    fn outdated(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(std::future::pending())
+    }
 
     /// Gives back what is unsettled, then closes; after `within` the sockets are cut.
     fn close(&self, within: Duration) -> BoxFuture<'_, ()>;
@@ -99,13 +130,36 @@ pub trait Settler: fmt::Debug + Send {
 }
 
 /// A confirm channel, owned by one task and never shared: lapin mixes up confirms of a shared one (measured).
+///
+/// Batches overlap: the next one may be on its way while the one before waits for its confirms. Written in turn they would
+/// leave the broker idle for a round trip after each.
 pub trait Lane: fmt::Debug + Send {
-    /// Publishes a batch in order and waits until every outcome is known or its deadline is over. No two messages of
-    /// one batch may have the same message id, and each must have one: it is how a returned message is recognised.
-    fn publish(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, Vec<Confirm>>;
+    /// True while it takes another batch: when fewer than two are incomplete.
+    fn has_room(&self) -> bool;
 
-    /// False after a failure that closed the channel or left it in doubt: open another lane.
+    /// Sends a batch, in order, behind those before it. Every message must have a message id, and none that of another
+    /// that is not answered yet: it is how a returned message is recognised. Only to be called while there is room; not
+    /// cancel-safe.
+    fn write(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, ()>;
+
+    /// Waits until another batch is complete, confirmed or failed or past its deadline, and answers those of which
+    /// everything is certain then, the oldest first: none, one or more. Only to be called while one is out. Cancel-safe.
+    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>>;
+
+    /// False after a failure that closed the channel or left it in doubt: open another lane, once all is answered.
     fn is_open(&self) -> bool;
+
+    /// Sends one batch and waits for its answer, with nothing else on the way.
+    fn publish(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, Vec<Confirm>> {
+        Box::pin(async move {
+            self.write(batch).await;
+            loop {
+                if let Some(confirms) = self.answers().await.pop() {
+                    return confirms;
+                }
+            }
+        })
+    }
 }
 
 /// Number of a session; rises with every connect of this process.
@@ -125,6 +179,13 @@ pub struct Capabilities {
     pub product: String,
     /// Such as `3.10.8`; empty = not told.
     pub version: String,
+}
+
+impl Capabilities {
+    /// The version as numbers; `None` = not told, or nothing that this backend's versions look like.
+    pub fn release(&self) -> Option<Version> {
+        Version::parse(&self.version)
+    }
 }
 
 /// What happens to a session.
@@ -275,20 +336,4 @@ pub enum Confirm {
     ExchangeMissing(ExchangeName),
     /// Not sent, and why.
     NotSent(BrokerError),
-}
-
-/// What was found while a plan was applied.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Findings {
-    /// Declared now, such as `queue player-projector`.
-    pub created: Vec<String>,
-    /// Existed and is used as it is.
-    pub adopted: Vec<String>,
-}
-
-impl fmt::Display for Findings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        write!(f, "created {}; found {}", list(&self.created), list(&self.adopted))
-    }
 }

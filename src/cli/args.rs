@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::configuration::ConfigArgs;
 use super::publish::PublishArgs;
 use super::subscribe::SubscribeArgs;
+use super::topology::TopologyCommand;
 
 /// A message bus over gRPC for the program beside it.
 #[derive(Debug, Parser)]
@@ -28,10 +30,18 @@ pub enum Command {
     Dev(DevArgs),
     /// Check the settings and name every problem; opens no socket
     Validate(ValidateArgs),
+    /// Show the settings in effect, explain a key, print the schema
+    Config(ConfigArgs),
     /// Publish messages through a running sidecar and print their ids
     Pub(PublishArgs),
     /// Receive messages from a running sidecar and print them
     Sub(SubscribeArgs),
+    /// Show, make, compare or export exchanges, queues and bindings
+    Topology {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: TopologyCommand,
+    },
     /// Ask a running sidecar whether it is ready; the container's HEALTHCHECK
     Healthcheck(HealthcheckArgs),
 }

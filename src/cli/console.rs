@@ -44,3 +44,10 @@ impl Console<'_> {
         }
     }
 }
+
+/// A number with its word, such as `1 message` or `2 messages`.
+pub(super) fn counted(count: impl TryInto<u64>, word: &str) -> String {
+    // No number that we count is beyond 64 bits.
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}

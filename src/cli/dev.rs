@@ -52,14 +52,14 @@ pub(super) async fn run(args: &DevArgs, console: &mut Console<'_>) -> ExitStatus
         Ok(prepared) => prepared,
         Err(status) => return status,
     };
-    let addresses = app.addresses();
+    let addresses = app.addresses().clone();
     // Standard output may be closed; the traffic goes on.
-    writeln!(console.output, "{}", banner(&loaded.settings, addresses)).ok();
+    writeln!(console.output, "{}", banner(&loaded.settings, &addresses)).ok();
     serve(app, signals, args, console).await
 }
 
 async fn serve(app: App, signals: Signals, args: &DevArgs, console: &mut Console<'_>) -> ExitStatus {
-    let endpoint = app.addresses().grpc.to_string();
+    let endpoint = app.addresses().endpoint();
     let mut quiet = std::io::sink();
     let mut nothing = tokio::io::empty();
     let mut console_of_daemon = Console { input: &mut nothing, output: &mut quiet, words: &mut *console.words };
@@ -84,12 +84,13 @@ async fn serve(app: App, signals: Signals, args: &DevArgs, console: &mut Console
     daemon.await
 }
 
-fn banner(settings: &Settings, addresses: Addresses) -> String {
+fn banner(settings: &Settings, addresses: &Addresses) -> String {
     let mut text = String::new();
-    let grpc = addresses.grpc;
+    let grpc = addresses.endpoint();
+    let scheme = if addresses.grpc.is_some() { "grpc://" } else { "unix:" };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "sidebus {}: embedded broker, nothing is kept after the end", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(text, "  handlers and publishers   grpc://{grpc}   (reflection on)");
+    let _ = writeln!(text, "  handlers and publishers   {scheme}{grpc}   (reflection on)");
     if let Some(admin) = addresses.admin {
         let _ = writeln!(text, "  probes                    http://{admin}/readyz   http://{admin}/livez");
         let _ = writeln!(text, "  metrics                   http://{admin}/metrics");

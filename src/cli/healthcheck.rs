@@ -9,7 +9,8 @@ use super::args::HealthcheckArgs;
 use super::console::Console;
 use super::exit::ExitStatus;
 use super::settings;
-use crate::config::{Command, ListenAddress, Settings};
+use crate::config::Command;
+use crate::domain::masking::masked;
 
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
@@ -21,14 +22,17 @@ pub(super) async fn run(args: &HealthcheckArgs, console: &mut Console<'_>) -> Ex
     let given = match &args.admin_endpoint {
         Some(address) => Some(address.clone()),
         None => match settings::load(Command::Client, &args.settings, console) {
-            Ok(loaded) => address(&loaded.settings),
+            Ok(loaded) => loaded.settings.client.admin_endpoint,
             Err(status) => return status,
         },
     };
     let Some(address) = given else {
-        console.say("neither admin.listen nor health.listen is on: there is nothing to ask");
+        console.say(
+            "neither admin.listen nor health.listen is on a known port: there is nothing to ask; try: --admin-endpoint",
+        );
         return ExitStatus::Unhealthy;
     };
+    let shown = masked(&address);
     match tokio::time::timeout(PROBE_WITHIN, ask(&address, &args.probe)).await {
         Ok(Ok((200, body))) => {
             console.say(body.trim_end());
@@ -39,25 +43,14 @@ pub(super) async fn run(args: &HealthcheckArgs, console: &mut Console<'_>) -> Ex
             ExitStatus::Unhealthy
         }
         Ok(Err(error)) => {
-            console.say(format_args!("no sidecar answers at {address}: {error}"));
+            console.say(format_args!("no sidecar answers at {shown}: {error}"));
             ExitStatus::Unhealthy
         }
         Err(_) => {
-            console.say(format_args!("no answer from {address} within {} s", PROBE_WITHIN.as_secs()));
+            console.say(format_args!("no answer from {shown} within {} s", PROBE_WITHIN.as_secs()));
             ExitStatus::Unhealthy
         }
     }
-}
-
-/// Where a process with these settings can be asked from its own machine.
-fn address(settings: &Settings) -> Option<String> {
-    let listen = settings.admin.listen.as_ref().or(settings.health.listen.as_ref())?;
-    let host = match listen.host.as_str() {
-        "0.0.0.0" => "127.0.0.1",
-        "::" => "::1",
-        host => host,
-    };
-    Some(ListenAddress { host: host.to_owned(), port: listen.port }.to_string())
 }
 
 async fn ask(address: &str, probe: &str) -> std::io::Result<(u16, String)> {

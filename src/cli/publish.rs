@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::Value as Json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 
-use super::console::Console;
+use super::console::{Console, counted};
 use super::exit::ExitStatus;
 use super::target::Target;
 use crate::grpc::client::{Client, ClientError, Outgoing};
@@ -43,7 +43,8 @@ pub struct PublishArgs {
     /// MIME type of the body
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
-    /// Read one JSON object a line, with `routing_key`, `body` or `body_base64`, `headers`, as `sub -o json` prints
+    /// Read one JSON object a line, with `routing_key`, `exchange`, `content_type`, `message_id`, `headers`, `body` or
+    /// `body_base64`, as `sub -o json` prints; the first line that is none ends it, and the lines behind it are not sent
     #[arg(long, conflicts_with_all = ["body", "count"])]
     pub jsonl: bool,
     /// Which sidecar.
@@ -61,8 +62,12 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: PublishArgs, console: &mut Console<'_>, stop: impl Future<Output = ()>) -> ExitStatus {
     let mut stored = 0;
     let target = args.target.clone();
+    let endpoint = match target.endpoint(console) {
+        Ok(endpoint) => endpoint,
+        Err(status) => return status,
+    };
     let status = {
-        let work = async { publish_all(args, console, &mut stored).await };
+        let work = async { publish_all(args, &endpoint, console, &mut stored).await };
         tokio::select! {
             biased;
             () = stop => Err(Ended::Stopped),
@@ -84,7 +89,7 @@ pub async fn run(args: PublishArgs, console: &mut Console<'_>, stop: impl Future
         }
     };
     if stored > 0 {
-        console.say(format_args!("published {stored} messages"));
+        console.say(format_args!("published {}", counted(stored, "message")));
     }
     let failed = !matches!(status, ExitStatus::Ok | ExitStatus::Interrupted | ExitStatus::Timeout);
     if failed && stored > 0 { ExitStatus::Partial } else { status }
@@ -103,7 +108,12 @@ impl From<ClientError> for Ended {
     }
 }
 
-async fn publish_all(args: PublishArgs, console: &mut Console<'_>, stored: &mut u64) -> Result<(), Ended> {
+async fn publish_all(
+    args: PublishArgs,
+    endpoint: &str,
+    console: &mut Console<'_>,
+    stored: &mut u64,
+) -> Result<(), Ended> {
     let template = Outgoing {
         exchange: args.exchange.unwrap_or_default(),
         routing_key: args.key.unwrap_or_default(),
@@ -113,7 +123,7 @@ async fn publish_all(args: PublishArgs, console: &mut Console<'_>, stored: &mut 
         body: Bytes::new(),
     };
     // First of all: with nobody there, reading a long input would be in vain.
-    let client = Client::connect(args.target.endpoint()).await?;
+    let client = Client::connect(endpoint).await?;
     if args.jsonl {
         return publish_lines(&client, &template, console, stored).await;
     }
@@ -163,7 +173,7 @@ async fn publish_lines(
             Some(Ok(Some(text))) => {
                 number += 1;
                 let added = line::parse(&text, template).map(|message| batch.extend(message));
-                added.err().map(|problem| Err(Ended::Input(format!("line {number}: {problem}"))))
+                added.err().map(|problem| Err(Ended::Input(bad_line(number, &problem))))
             }
             Some(Ok(None)) => Some(Ok(())),
             Some(Err(error)) => Some(Err(Ended::Input(format!("cannot read standard input: {error}")))),
@@ -175,6 +185,11 @@ async fn publish_lines(
             return ended;
         }
     }
+}
+
+/// What was before it is sent first, so that the ids printed tell where to go on.
+fn bad_line(number: u64, problem: &str) -> String {
+    format!("line {number}: {problem}; neither this line nor those behind it were sent")
 }
 
 #[derive(Default)]

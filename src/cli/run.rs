@@ -64,7 +64,8 @@ pub(super) async fn serve(app: App, mut signals: Signals, console: &mut Console<
         let signal = signals.next().await;
         info!(signal = signal.as_str(), "asked to stop");
     };
-    match app.run(stop).await {
+    // Boxed: it holds the whole process, and every caller's future would be as large.
+    match Box::pin(app.run(stop)).await {
         Ok(Ended::Drained) => ExitStatus::Ok,
         // Nothing is lost, and something took longer than it should.
         Ok(Ended::CutShort) => ExitStatus::Failed,
@@ -81,6 +82,10 @@ fn start_failed(error: &StartError, console: &mut Console<'_>) -> ExitStatus {
     console.say(error);
     match error {
         StartError::NotBuilt(_) => ExitStatus::Settings,
-        StartError::Bind { .. } | StartError::Clock(_) | StartError::Serve(_) => ExitStatus::Failed,
+        StartError::Bind { .. }
+        | StartError::Socket { .. }
+        | StartError::StateDir { .. }
+        | StartError::Clock(_)
+        | StartError::Serve(_) => ExitStatus::Failed,
     }
 }

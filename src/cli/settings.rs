@@ -7,11 +7,8 @@ use super::console::Console;
 use super::exit::ExitStatus;
 use crate::config::{self, Command, Flags, LoadRequest, Loaded};
 
-/// Loads the settings; every problem goes to the console.
-///
-/// # Errors
-/// The exit status for settings that do not hold.
-pub(super) fn load(command: Command, args: &SettingsArgs, console: &mut Console<'_>) -> Result<Loaded, ExitStatus> {
+/// Everything that the settings of a command may come from.
+pub(super) fn request(command: Command, args: &SettingsArgs) -> LoadRequest {
     let working_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let mut request = LoadRequest::new(command, config::environment(), working_dir);
     request.files.clone_from(&args.config);
@@ -22,7 +19,15 @@ pub(super) fn load(command: Command, args: &SettingsArgs, console: &mut Console<
         admin: args.admin.clone(),
         log_level: args.log_level.clone(),
     };
-    config::load(&request).map_err(|problems| {
+    request
+}
+
+/// Loads the settings; every problem goes to the console.
+///
+/// # Errors
+/// The exit status for settings that do not hold.
+pub(super) fn load(command: Command, args: &SettingsArgs, console: &mut Console<'_>) -> Result<Loaded, ExitStatus> {
+    config::load(&request(command, args)).map_err(|problems| {
         console.say(&problems);
         ExitStatus::Settings
     })

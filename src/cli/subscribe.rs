@@ -52,8 +52,12 @@ pub struct SubscribeArgs {
 /// written and flushed; what is not printed goes back to the queue.
 pub async fn run(args: SubscribeArgs, console: &mut Console<'_>, stop: impl Future<Output = ()>) -> ExitStatus {
     let target = args.target.clone();
+    let endpoint = match target.endpoint(console) {
+        Ok(endpoint) => endpoint,
+        Err(status) => return status,
+    };
     let connected = async {
-        let client = Client::connect(target.endpoint()).await?;
+        let client = Client::connect(&endpoint).await?;
         client.subscribe(&source(&args), HANDLER, window(args.count)).await
     };
     let deadline = target.deadline();

@@ -1,26 +1,46 @@
 //! The flags of every command that talks to a running sidecar. Knows no command.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::grpc::client::ENDPOINT_DEFAULT;
+use super::args::SettingsArgs;
+use super::console::Console;
+use super::exit::ExitStatus;
+use super::settings;
+use crate::config::Command;
 
 /// Which sidecar, and how long to try.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Target {
-    /// Sidecar to talk to: host:port or the path of a Unix socket [default: 127.0.0.1:7672]
+    /// Sidecar to talk to: host:port or the path of a Unix socket [default: client.endpoint of the settings, else the
+    /// address that they listen on]
     #[arg(long, value_name = "ADDRESS")]
     pub endpoint: Option<String>,
+    /// Settings file that says where the sidecar is, or a directory of *.toml; may be repeated, later ones win
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub config: Vec<PathBuf>,
     /// Give up after this time, such as 500ms, 10s or 1m30s, with exit code 124
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 }
 
 impl Target {
-    /// The address given, else the default one.
-    pub fn endpoint(&self) -> &str {
-        self.endpoint.as_deref().unwrap_or(ENDPOINT_DEFAULT)
+    /// The address given, else that of the settings; with an address the settings are not read at all.
+    ///
+    /// # Errors
+    /// The exit status, after the reason was said.
+    pub fn endpoint(&self, console: &mut Console<'_>) -> Result<String, ExitStatus> {
+        if let Some(endpoint) = &self.endpoint {
+            return Ok(endpoint.clone());
+        }
+        let settings = SettingsArgs { config: self.config.clone(), ..SettingsArgs::default() };
+        let loaded = settings::load(Command::Client, &settings, console)?;
+        loaded.settings.client.endpoint.ok_or_else(|| {
+            console.say("grpc.listen is off or on a port that the system chooses; try: --endpoint, or client.endpoint");
+            ExitStatus::Unreachable
+        })
     }
 
     /// Ends when the time is over; never without a limit.

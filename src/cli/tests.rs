@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
+use tokio::io::AsyncWriteExt as _;
 
 use super::console::Console;
 use super::exit::ExitStatus;
@@ -97,7 +98,7 @@ async fn pub_sends_a_body_with_its_headers_and_prints_the_id() {
 
     assert_eq!(
         (status, output.as_str(), words.as_str()),
-        (ExitStatus::Ok, "id-0-0\n", "sidebus: published 1 messages\n")
+        (ExitStatus::Ok, "id-0-0\n", "sidebus: published 1 message\n")
     );
     let message = fake.script().published[0][0].clone();
     assert_eq!((message.routing_key.as_str(), &message.body[..]), ("player.X", &b"hello"[..]));
@@ -131,9 +132,18 @@ async fn pub_sends_the_lines_before_a_bad_one_and_says_which_it_is() {
     let (status, output, words) = run(&["pub", "default", "--jsonl"], &fake, input).await;
 
     assert_eq!((status, output.lines().count()), (ExitStatus::Partial, 2));
-    assert!(words.contains("line 4:"), "{words}");
+    assert!(words.contains("line 4:") && words.contains("nor those behind it were sent"), "{words}");
     let keys: Vec<_> = fake.script().published.concat().into_iter().map(|message| message.routing_key).collect();
     assert_eq!(keys, ["a", "default"]);
+}
+
+#[tokio::test]
+async fn pub_refuses_a_line_with_a_field_that_it_does_not_know() {
+    let fake = Fake::start(Script::default()).await;
+    let input = "{\"body\":\"a\"}\n{\"foo\":2}\n{\"body\":\"b\"}\n";
+    let (status, _, words) = run(&["pub", "k", "--jsonl"], &fake, input).await;
+    assert_eq!((status, fake.script().published.concat().len()), (ExitStatus::Partial, 1));
+    assert!(words.contains("line 2:") && words.contains("`foo`"), "{words}");
 }
 
 #[tokio::test]
@@ -166,6 +176,33 @@ async fn nobody_at_the_endpoint_is_unreachable_and_says_how_to_start_one() {
     }
     let (status, _) = run_with(&["pub", "k", "x"], "https://x:1", "", &mut Vec::new(), pending()).await;
     assert_eq!(status, ExitStatus::Usage);
+}
+
+/// Serves strangers: each connection gets these bytes, and is closed.
+async fn answer_all(listener: &tokio::net::TcpListener, bytes: &[u8]) {
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        // What the stranger wants is of no interest; one that has gone need not be answered.
+        stream.write_all(bytes).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn who_answers_and_is_no_sidecar_is_named_with_its_address() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = listener.local_addr().expect("an address").to_string();
+    for bytes in [&b""[..], b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"] {
+        for args in [&["pub", "k", "x"][..], &["sub", "#"][..]] {
+            let mut output = Vec::new();
+            let (status, words) = tokio::select! {
+                told = run_with(args, &endpoint, "", &mut output, pending()) => told,
+                () = answer_all(&listener, bytes) => continue,
+            };
+            assert_eq!(status, ExitStatus::Unreachable, "{words}");
+            assert!(words.contains(&format!("NO_SIDECAR: no sidecar answers at {endpoint} (")), "{words}");
+            assert!(words.contains("--endpoint or client.endpoint"), "{words}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -267,7 +304,12 @@ async fn sub_says_why_it_was_refused_or_ended() {
     for (problem, expected) in [
         (Problem::SubscriptionNotFound("x".to_owned()), ExitStatus::NotFound),
         (
-            Problem::TopologyMismatch { object: "queue x".to_owned(), reason: "differs".to_owned() },
+            Problem::TopologyMismatch {
+                object: "queue x".to_owned(),
+                reason: "queue x differs".to_owned(),
+                hint: "mend it",
+                difference: None,
+            },
             ExitStatus::Mismatch,
         ),
         (Problem::NotAllowed { what: "declaring".to_owned(), hint: "ask".to_owned() }, ExitStatus::Refused),

@@ -1,7 +1,7 @@
 //! `sidebus validate`: checks the settings as `run` would and opens no socket.
 
 use super::args::ValidateArgs;
-use super::console::Console;
+use super::console::{Console, counted};
 use super::exit::ExitStatus;
 use super::settings;
 use crate::config::Command;
@@ -15,10 +15,11 @@ pub(super) fn run(args: &ValidateArgs, console: &mut Console<'_>) -> ExitStatus 
     for warning in &loaded.warnings {
         console.say(format_args!("warning: {warning}"));
     }
-    let (warnings, subscriptions) = (loaded.warnings.len(), loaded.settings.subscriptions.len());
-    console.say(format_args!(
-        "settings are valid: {subscriptions} subscriptions, {} values given, {warnings} warnings",
-        loaded.origins.len()
-    ));
-    if args.deny_warnings && warnings > 0 { ExitStatus::Settings } else { ExitStatus::Ok }
+    let words = [
+        counted(loaded.settings.subscriptions.len(), "subscription"),
+        format!("{} given", counted(loaded.origins.len(), "value")),
+        counted(loaded.warnings.len(), "warning"),
+    ];
+    console.say(format_args!("settings are valid: {}", words.join(", ")));
+    if args.deny_warnings && !loaded.warnings.is_empty() { ExitStatus::Settings } else { ExitStatus::Ok }
 }

@@ -1,15 +1,17 @@
-//! Where the broker is: one address or host and port, and the login that fits. Knows no client library.
+//! Where the broker is: addresses, or host and port, and what goes with them. Knows no client library.
 
 use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::access::AccessFiles;
 use super::amqp_url::{self, AmqpUrl};
 use super::problem::{Fault, Problems, Warning, shown_text};
-use super::settings::AmqpSettings;
+use super::settings::{AmqpSettings, Login, Node};
 use super::shape::LayerKind;
 use super::values::{Section, Values};
+use super::{login, tls};
 
 /// Keys that each name the broker; the highest layer that has one decides.
 pub(super) const ADDRESS_KEYS: [&str; 4] = ["url", "url_file", "urls", "host"];
@@ -23,7 +25,7 @@ pub(super) fn key(values: &Values) -> Option<&'static str> {
     ADDRESS_KEYS.into_iter().find(|key| amqp.given(key).is_some())
 }
 
-/// Reads `[bus.amqp]` as far as it tells how to reach the broker.
+/// Reads `[bus.amqp]` as far as it tells how to reach the broker over AMQP; the management API is left out.
 pub(super) fn read(
     values: &Values,
     working_dir: &Path,
@@ -33,15 +35,17 @@ pub(super) fn read(
     let amqp = values.section("bus.amqp");
     let reader = Reader { amqp: &amqp, working_dir };
     let target = reader.target(problems, warnings);
-    let login = reader.login(&target, problems, warnings);
-    let vhost = reader.vhost(&target, problems, warnings);
+    let port = if target.tls { 5671 } else { 5672 };
+    let node = |(host, given): &(String, Option<u16>)| Node { host: host.clone(), port: given.unwrap_or(port) };
+    let tls = tls::read(&amqp, working_dir, target.tls, problems);
+    let login = login::read(&reader, &target, tls.as_ref(), (problems, warnings));
     let settings = AmqpSettings {
-        tls: target.tls,
-        port: target.port.unwrap_or(if target.tls { 5671 } else { 5672 }),
-        host: target.host.clone(),
-        vhost,
-        username: login.0,
-        password: login.1,
+        nodes: target.nodes.iter().map(node).collect(),
+        login,
+        tls,
+        vhost: reader.vhost(&target, problems, warnings),
+        files: AccessFiles::new(values, working_dir),
+        beaten: reader.beaten(&target),
         heartbeat: reader.timing("heartbeat", target.url.as_ref().and_then(|url| url.heartbeat), problems),
         preflight_timeout: amqp.value("preflight_timeout"),
         connect_timeout: reader.timing(
@@ -54,6 +58,7 @@ pub(super) fn read(
         reconnect_max: amqp.value("reconnect.max_backoff"),
         pool_size_max: amqp.value("pool.max_size"),
         pool_wait_timeout: amqp.value("pool.wait_timeout"),
+        management: None,
     };
     if settings.reconnect_min > settings.reconnect_max {
         let fault = Fault::new("must not be above bus.amqp.reconnect.max_backoff");
@@ -69,19 +74,19 @@ pub(super) fn read(
 }
 
 /// What the address key said.
-struct Target {
-    key: &'static str,
+pub(super) struct Target {
+    pub(super) key: &'static str,
     origin: String,
     layer: LayerKind,
-    tls: bool,
-    host: String,
-    port: Option<u16>,
-    url: Option<AmqpUrl>,
+    pub(super) tls: bool,
+    nodes: Vec<(String, Option<u16>)>,
+    /// What all addresses say alike, in the words of the first.
+    pub(super) url: Option<AmqpUrl>,
 }
 
-struct Reader<'a> {
-    amqp: &'a Section<'a>,
-    working_dir: &'a Path,
+pub(super) struct Reader<'a> {
+    pub(super) amqp: &'a Section<'a>,
+    pub(super) working_dir: &'a Path,
 }
 
 impl Reader<'_> {
@@ -89,27 +94,39 @@ impl Reader<'_> {
         let amqp = self.amqp;
         let key = ADDRESS_KEYS.into_iter().find(|key| amqp.given(key).is_some());
         let given = key.and_then(|key| amqp.given(key));
+        let requires_tls = amqp.value("tls.require");
         let mut target = Target {
             key: key.unwrap_or("url"),
             origin: given.map(|given| given.origin.clone()).unwrap_or_default(),
             layer: given.map_or(LayerKind::Files, |given| given.layer),
-            tls: false,
-            host: LOCAL.to_owned(),
-            port: amqp.optional("port"),
+            tls: requires_tls,
+            nodes: vec![(LOCAL.to_owned(), amqp.optional("port"))],
             url: None,
         };
         match key {
-            Some("host") => target.host = self.host(problems),
-            Some(_) => {
-                if let Some(url) = self.url(target.key, problems) {
-                    (target.tls, target.host, target.port) = (url.tls, url.host.clone(), url.port);
-                    target.url = Some(url);
-                }
+            Some("host") => target.nodes = vec![(self.host(problems), amqp.optional("port"))],
+            Some(key) => {
+                let urls = self.urls(key, problems);
                 self.refuse_port(Some(target.layer), problems);
+                if let Some(first) = urls.first() {
+                    target.tls = first.tls;
+                    target.nodes = urls.iter().map(|url| (url.host.clone(), url.port)).collect();
+                    target.url = Some(first.clone());
+                } else {
+                    // An address that cannot be read is no reason to call the keys of TLS superfluous.
+                    target.tls = requires_tls || tls::is_asked(amqp);
+                }
+                if requires_tls && !target.tls && target.url.is_some() {
+                    let fault = Fault::new("is amqp://, and bus.amqp.tls.require is true").hint("write amqps://");
+                    problems.push(amqp.problem(key, fault));
+                }
             }
             None => {
                 self.refuse_port(None, problems);
-                let what = "no address is given; amqp://guest:guest@localhost:5672 is tried, set AMQP_URL to say where the broker is";
+                let (scheme, port) = if requires_tls { ("amqps", 5671) } else { ("amqp", 5672) };
+                let what = format!(
+                    "no address is given; {scheme}://localhost:{port} is tried, set AMQP_URL to say where the broker is"
+                );
                 warnings.push(Warning::new(amqp.path("url"), "", what));
             }
         }
@@ -141,19 +158,40 @@ impl Reader<'_> {
         host
     }
 
-    fn url(&self, key: &str, problems: &mut Problems) -> Option<AmqpUrl> {
-        let text = self.amqp.secret("url", self.working_dir, problems)?;
-        match amqp_url::parse(text.expose_secret()) {
-            Ok(url) => Some(url),
-            Err(fault) => {
-                problems.push(self.amqp.problem(key, fault));
-                None
+    /// The addresses of the key; none after a fault.
+    fn urls(&self, key: &str, problems: &mut Problems) -> Vec<AmqpUrl> {
+        let texts: Vec<SecretString> = if key == "urls" {
+            self.amqp.value_or(key, Vec::new())
+        } else {
+            self.amqp.secret("url", self.working_dir, problems).into_iter().collect()
+        };
+        if key == "urls" && texts.is_empty() {
+            problems.push(self.amqp.problem(key, Fault::new("names no address")));
+        }
+        let mut urls = Vec::new();
+        for (position, text) in texts.iter().enumerate() {
+            match amqp_url::parse(text.expose_secret()) {
+                Ok(url) => urls.push(url),
+                Err(fault) if texts.len() > 1 => {
+                    let why = format!("address {} of {}: {}", position + 1, texts.len(), fault.why);
+                    problems.push(self.amqp.problem(key, Fault { why, ..fault }));
+                }
+                Err(fault) => problems.push(self.amqp.problem(key, fault)),
             }
         }
+        let parts = urls.first().into_iter().flat_map(|first| urls.iter().flat_map(|other| first.differences(other)));
+        // Each once, in a stable order.
+        let parts: std::collections::BTreeSet<&str> = parts.collect();
+        if !parts.is_empty() {
+            let parts: Vec<&str> = parts.into_iter().collect();
+            let fault = Fault::new(format!("the addresses differ in their {}", parts.join(" and ")));
+            problems.push(self.amqp.problem(key, fault.hint("only host and port may differ")));
+        }
+        urls
     }
 
     /// A part of the address or the key of the same meaning: the higher layer wins, both in one layer is a problem.
-    fn address_wins(&self, key: &str, target: &Target, problems: &mut Problems) -> bool {
+    pub(super) fn address_wins(&self, key: &str, target: &Target, problems: &mut Problems) -> bool {
         let twin = format!("{key}_file");
         let Some((name, given)) = [key, &twin].into_iter().find_map(|name| Some((name, self.amqp.given(name)?))) else {
             return true;
@@ -165,24 +203,21 @@ impl Reader<'_> {
         target.layer >= given.layer
     }
 
-    fn login(
-        &self,
-        target: &Target,
-        problems: &mut Problems,
-        warnings: &mut Vec<Warning>,
-    ) -> (SecretString, SecretString) {
-        let mut part = |key: &str, in_url: Option<&SecretString>| match in_url {
-            Some(secret) if self.address_wins(key, target, problems) => Some(secret.clone()),
-            _ => self.amqp.secret(key, self.working_dir, problems),
-        };
-        let username = part("username", target.url.as_ref().and_then(|url| url.username.as_ref()));
-        let password = part("password", target.url.as_ref().and_then(|url| url.password.as_ref()));
-        if username.is_some() && password.is_none() {
-            let what = "a user without a password: \"guest\" is tried as its password";
-            warnings.push(Warning::new(self.amqp.path("password"), "", what));
-        }
-        let guest = || SecretString::from("guest");
-        (username.unwrap_or_else(guest), password.unwrap_or_else(guest))
+    /// The keys of lower layers that the address has replaced.
+    fn beaten(&self, target: &Target) -> Vec<&'static str> {
+        let Some(url) = &target.url else { return Vec::new() };
+        let parts: [(bool, &[&'static str]); 6] = [
+            // Even where it names none: the port belongs to another host.
+            (true, &["port"]),
+            (url.vhost.is_some(), &["vhost"]),
+            (url.username.is_some(), &["username", "username_file"]),
+            (url.password.is_some(), &["password", "password_file"]),
+            (url.heartbeat.is_some(), &["heartbeat"]),
+            (url.connect_timeout.is_some(), &["connect_timeout"]),
+        ];
+        let is_lower = |key: &&'static str| self.amqp.given(key).is_some_and(|given| given.layer < target.layer);
+        let keys = parts.into_iter().filter(|(is_there, _)| *is_there).flat_map(|(_, keys)| keys.iter().copied());
+        keys.filter(is_lower).collect()
     }
 
     fn vhost(&self, target: &Target, problems: &mut Problems, warnings: &mut Vec<Warning>) -> String {
@@ -217,21 +252,19 @@ impl Reader<'_> {
 }
 
 fn warn(settings: &AmqpSettings, target: &Target, warnings: &mut Vec<Warning>) {
-    if is_local(&settings.host) {
-        return;
-    }
+    let Some(node) = settings.nodes.iter().find(|node| !is_local(&node.host)) else { return };
     let key = format!("bus.amqp.{}", target.key);
-    let host = shown_text(&settings.host);
-    if settings.username.expose_secret() == "guest" {
+    let host = shown_text(&node.host);
+    if matches!(&settings.login, Login::Password { username, .. } if username.expose_secret() == "guest") {
         let what = format!("brokers refuse the user guest from anywhere but their own host, and {host} is another");
         warnings.push(Warning::new(&key, &target.origin, what));
     }
-    if !settings.tls {
+    if settings.tls.is_none() {
         let what = format!("plain AMQP to {host}: password and messages can be read on the way; write amqps://");
         warnings.push(Warning::new(&key, &target.origin, what));
     }
 }
 
-fn is_local(host: &str) -> bool {
+pub(super) fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case(LOCAL) || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

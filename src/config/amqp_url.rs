@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::problem::Fault;
@@ -27,6 +27,22 @@ pub(super) struct AmqpUrl {
     pub(super) connect_timeout: Option<Duration>,
 }
 
+impl AmqpUrl {
+    /// The parts, besides host and port, in which another address is not the same.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let text = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        let parts = [
+            ("scheme", self.tls == other.tls),
+            ("user", text(&self.username) == text(&other.username)),
+            ("password", text(&self.password) == text(&other.password)),
+            ("vhost", self.vhost == other.vhost),
+            ("heartbeat", self.heartbeat == other.heartbeat),
+            ("connection_timeout", self.connect_timeout == other.connect_timeout),
+        ];
+        parts.into_iter().filter(|(_, is_same)| !is_same).map(|(part, _)| part).collect()
+    }
+}
+
 /// Takes an address apart.
 pub(super) fn parse(text: &str) -> Result<AmqpUrl, Fault> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -41,6 +57,7 @@ pub(super) fn parse(text: &str) -> Result<AmqpUrl, Fault> {
     if url.fragment().is_some() {
         return Err(Fault::new("holds a #").hint("write %23"));
     }
+    refuse_late_at(&url)?;
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| Fault::new("has no host").hint(FORM))?;
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let mut parts = AmqpUrl {
@@ -58,6 +75,15 @@ pub(super) fn parse(text: &str) -> Result<AmqpUrl, Fault> {
     }
     read_query(&url, &mut parts)?;
     Ok(parts)
+}
+
+/// A "/" or "?" in the password ends the host early: then a part of the password would be shown as port or virtual host.
+pub(super) fn refuse_late_at(url: &Url) -> Result<(), Fault> {
+    if url.path().contains('@') || url.query().is_some_and(|query| query.contains('@')) {
+        let hint = "percent-encode special characters of user and password; an @ that belongs behind the host is %40";
+        return Err(Fault::new("holds an @ behind its host").hint(hint));
+    }
+    Ok(())
 }
 
 fn fault_of(error: url::ParseError) -> Fault {
@@ -107,7 +133,7 @@ fn read_query(url: &Url, parts: &mut AmqpUrl) -> Result<(), Fault> {
 }
 
 /// Percent-decoding, strict: a stray `%` is a fault, since the login would fail without saying why.
-fn decode(text: &str) -> Result<String, Fault> {
+pub(super) fn decode(text: &str) -> Result<String, Fault> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -126,8 +152,6 @@ fn decode(text: &str) -> Result<String, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret as _;
-
     use super::*;
 
     fn login(url: &AmqpUrl) -> (Option<&str>, Option<&str>) {
@@ -155,9 +179,13 @@ mod tests {
 
     #[test]
     fn a_bare_trailing_slash_is_the_empty_vhost() {
-        for (text, vhost) in
-            [("amqp://h", None), ("amqp://h/", Some("")), ("amqp://h/%2f", Some("/")), ("amqp://h/v", Some("v"))]
-        {
+        for (text, vhost) in [
+            ("amqp://h", None),
+            ("amqp://h/", Some("")),
+            ("amqp://h/%2f", Some("/")),
+            ("amqp://h/v", Some("v")),
+            ("amqp://h/a%40b", Some("a@b")),
+        ] {
             assert_eq!(parse(text).unwrap().vhost.as_deref(), vhost, "{text}");
         }
     }
@@ -173,6 +201,9 @@ mod tests {
             ("amqp://u:can%zzary@h", "holds a % that begins no code"),
             ("amqp://u:canary%@h", "holds a % that begins no code"),
             ("amqp://u:canary%ff@h", "holds codes that are not UTF-8"),
+            ("amqp://canary:1234/canary@h", "holds an @ behind its host"),
+            ("amqp://can/ary:word@h", "holds an @ behind its host"),
+            ("amqp://canary?heartbeat=30@h", "holds an @ behind its host"),
             ("amqp://u:canary@h/a/b", "has a vhost with a / in it"),
             ("amqp://u:canary@h#x", "holds a #"),
             ("amqp://u:canary@h?canary=1", "has a query key that is not known"),

@@ -7,6 +7,7 @@ use super::tree;
 use super::typed::text;
 use crate::domain::message::{Headers, Value as Argument};
 use crate::domain::name::{ExchangeName, NAME_BYTES_MAX};
+use crate::domain::subscription::match_fault;
 
 /// A binding as written: the exchange may be left to the queue's.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +68,21 @@ pub(super) fn read_bindings(value: &Value) -> Result<Vec<BindingEntry>, Fault> {
     let ValueKind::Array(items) = &value.kind else {
         return Err(Fault::new("must be a list").hint("write [\"player.#\"]"));
     };
-    let numbered = |(position, item): (usize, &Value)| {
-        binding(item).map_err(|fault| Fault { why: format!("item {}: {}", position + 1, fault.why), ..fault })
-    };
-    items.iter().enumerate().map(numbered).collect()
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for (position, item) in items.iter().enumerate() {
+        match binding(item) {
+            Ok(entry) => found.push(entry),
+            Err(fault) => faults.push(Fault { why: format!("item {}: {}", position + 1, fault.why), ..fault }),
+        }
+    }
+    joined(faults).map_or(Ok(found), Err)
+}
+
+/// Faults of one list as one: each is named, the first advice stands for all.
+fn joined(faults: Vec<Fault>) -> Option<Fault> {
+    let hint = faults.iter().find_map(|fault| fault.hint.clone());
+    let why = faults.into_iter().map(|fault| fault.why).reduce(|all, one| format!("{all}; {one}"))?;
+    Some(Fault { why, hint })
 }
 
 fn binding(item: &Value) -> Result<BindingEntry, Fault> {
@@ -86,9 +98,9 @@ fn binding(item: &Value) -> Result<BindingEntry, Fault> {
     for (word, value) in tree::entries(item) {
         match word.as_str() {
             "exchange" => {
-                let name =
-                    ExchangeName::parse(text(value)?).map_err(|error| Fault::new(format!("exchange {error}")))?;
-                entry.exchange = Some(name);
+                // Binding to an exchange of the broker's own is legal; only declaring it is not.
+                let name = ExchangeName::parse_bound(text(value)?);
+                entry.exchange = Some(name.map_err(|error| Fault::new(format!("exchange {error}")))?);
             }
             "routing_key" => {
                 let ValueKind::String(pattern) = &value.kind else {
@@ -104,6 +116,9 @@ fn binding(item: &Value) -> Result<BindingEntry, Fault> {
 }
 
 fn checked(entry: BindingEntry) -> Result<BindingEntry, Fault> {
+    if let Some(fault) = match_fault(&entry.arguments) {
+        return Err(Fault::new(fault).hint("leave it out for all"));
+    }
     let bytes = entry.routing_key.len();
     if bytes > NAME_BYTES_MAX {
         return Err(Fault::new(format!("the routing key has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed")));

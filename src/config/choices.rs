@@ -13,27 +13,42 @@ const GROUPS: &[&[&str]] = &[
     &["bus.amqp.username", "bus.amqp.username_file"],
     &["bus.amqp.password", "bus.amqp.password_file"],
     &["bus.amqp.management.url", "bus.amqp.management.url_file"],
+    &["bus.amqp.management.username", "bus.amqp.management.username_file"],
     &["bus.amqp.management.password", "bus.amqp.management.password_file"],
     &["admin.token", "admin.token_file"],
 ];
 
+/// A key that a higher layer has replaced by another of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) key: KeyPath,
+    pub(super) origin: String,
+    /// The key that has won.
+    pub(super) winner: KeyPath,
+}
+
 /// Takes the keys out that a higher layer has replaced by another of their group. The layers come lowest first.
-pub(super) fn settle(layers: &mut [(LayerKind, Value)], problems: &mut Problems) {
+pub(super) fn settle(layers: &mut [(LayerKind, Value)], problems: &mut Problems) -> Vec<Dropped> {
+    let mut dropped = Vec::new();
     for group in GROUPS {
         let group: Vec<KeyPath> = group.iter().map(|key| KeyPath::of(key)).collect();
-        let mut is_decided = false;
+        let mut winner: Option<KeyPath> = None;
         for (_, layer) in layers.iter_mut().rev() {
             let present: Vec<&KeyPath> = group.iter().filter(|key| tree::get(layer, key).is_some()).collect();
-            if is_decided {
-                for key in present {
-                    tree::remove(layer, key.words());
-                }
+            let Some(winner) = &winner else {
+                winner = present.first().map(|key| (*key).clone());
+                tell_clashes(layer, &present, problems);
                 continue;
+            };
+            for key in present {
+                let Some(value) = tree::remove(layer, key.words()) else { continue };
+                if key != winner {
+                    dropped.push(Dropped { key: key.clone(), origin: tree::origin(&value), winner: winner.clone() });
+                }
             }
-            is_decided = !present.is_empty();
-            tell_clashes(layer, &present, problems);
         }
     }
+    dropped
 }
 
 fn tell_clashes(layer: &Value, present: &[&KeyPath], problems: &mut Problems) {

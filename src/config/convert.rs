@@ -33,6 +33,13 @@ impl FromTyped for bool {
     }
 }
 
+impl FromTyped for u8 {
+    fn from_typed(value: &Typed) -> Option<Self> {
+        let Typed::Integer(number) = value else { return None };
+        Self::try_from(*number).ok()
+    }
+}
+
 impl FromTyped for u16 {
     fn from_typed(value: &Typed) -> Option<Self> {
         let Typed::Integer(number) = value else { return None };
@@ -56,6 +63,9 @@ impl FromTyped for Duration {
 
 impl FromTyped for u64 {
     fn from_typed(value: &Typed) -> Option<Self> {
+        if let Typed::Integer(number) = value {
+            return Self::try_from(*number).ok();
+        }
         let Typed::Size(bytes) = value else { return None };
         Some(*bytes)
     }
@@ -113,7 +123,8 @@ impl FromTyped for QueueName {
 impl FromTyped for ExchangeName {
     fn from_typed(value: &Typed) -> Option<Self> {
         let Typed::Text(text) = value else { return None };
-        Self::parse(text).ok()
+        // Which keys may name the broker's own was told when the value was read.
+        Self::parse_bound(text).ok()
     }
 }
 

@@ -10,6 +10,7 @@ use super::keys::{self, Kind, Place, State};
 use super::path::KeyPath;
 use super::problem::{Fault, Problem, Problems, Warning};
 use super::{file, tree, typed};
+use crate::domain::masking::masked;
 
 /// Begins a variable that is a key.
 const PREFIX: &str = "BUS__";
@@ -31,11 +32,14 @@ pub(super) const ROOTS: [&str; 12] = [
 /// Names that are no keys: the settings file, and what belongs to the tests.
 const OTHER_NAMES: [&str; 2] = ["BUS_CONFIG", "BUS_TEST_AMQP_URL"];
 
-/// The environment of this process; names and values that are not UTF-8 are left out.
+/// OpenTelemetry's variable that is no key of ours.
+const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
+/// The environment of this process; what is not UTF-8 in it is replaced, so that it is a problem of its key.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
-        // A value that is not UTF-8 must be a problem of its key, and not as good as unset.
+        // Left out it would be as good as unset.
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect()
 }
@@ -59,8 +63,9 @@ pub(super) fn read(
     let mut layer = tree::empty();
     for (name, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
         let promised = keys::all().find(|key| key.variable == Some(name));
-        if promised.is_some_and(|key| key.state != State::Supported) {
-            // OTEL_… is set for whole clusters: nobody asked Sidebus in particular.
+        if promised.is_some_and(|key| key.state != State::Supported) || name == RESOURCE_ATTRIBUTES {
+            // Set for whole clusters: nobody asked Sidebus in particular, so it is no problem; it is not silent either.
+            warnings.push(Warning::new(name, name, "is not used in this release: no traces are exported yet"));
             continue;
         }
         if promised.is_none() && !has_prefix(name) {
@@ -68,7 +73,7 @@ pub(super) fn read(
             continue;
         }
         match path_of(name, below) {
-            Ok(path) => set(&mut layer, &path, name, value, problems),
+            Ok(path) => set(&mut layer, &path, &masked(name), value, problems),
             Err(Unplaced::EmptyLevel) => {
                 problems.push(Problem::new(
                     name,
@@ -115,7 +120,9 @@ pub(super) fn path_of(name: &str, below: &Value) -> Result<KeyPath, Unplaced> {
 fn entry_name(table: &KeyPath, level: &str, below: &Value) -> Result<String, Unplaced> {
     let spelled = |name: &str| name.to_lowercase().replace(['-', '.'], "_");
     let entries = tree::get(below, table).map(tree::entries).unwrap_or_default();
-    let mut matching = entries.into_iter().map(|(name, _)| name).filter(|name| spelled(name) == level);
+    // Some shells and every manifest take a dash in the variable, too.
+    let wanted = spelled(level);
+    let mut matching = entries.into_iter().map(|(name, _)| name).filter(|name| spelled(name) == wanted);
     match (matching.next(), matching.next()) {
         (Some(first), Some(second)) => {
             Err(Unplaced::Ambiguous { path: table.child(level), first: first.clone(), second: second.clone() })
@@ -127,9 +134,11 @@ fn entry_name(table: &KeyPath, level: &str, below: &Value) -> Result<String, Unp
 
 /// The variable of a path: the promised name if it has one.
 pub(super) fn variable_of(path: &KeyPath) -> String {
-    if let Some(promised) = keys::find(path).and_then(|key| key.variable) {
-        return promised.to_owned();
-    }
+    keys::find(path).and_then(|key| key.variable).map_or_else(|| general_variable_of(path), str::to_owned)
+}
+
+/// The `BUS__…` variable of a path, which every key has.
+pub(super) fn general_variable_of(path: &KeyPath) -> String {
     let words = path.words();
     let words = words.strip_prefix(&["bus".to_owned()]).unwrap_or(words);
     let levels: Vec<String> = words.iter().map(|word| word.to_uppercase().replace(['-', '.'], "_")).collect();
@@ -148,7 +157,7 @@ pub(super) fn set(layer: &mut Value, path: &KeyPath, origin: &str, text: &str, p
         Place::Unknown => Some(tree::leaf(origin, text)),
     };
     let Some(value) = value else {
-        let fault = Fault::new("is a table of keys").hint("set its keys one by one, or write TOML in { }");
+        let fault = Fault::new("is a table of keys").hint("set its keys one by one, or write TOML in { }, on one line");
         problems.push(Problem::new(path, origin, fault));
         return;
     };
@@ -186,15 +195,16 @@ fn misspelt(name: &str, value: &str) -> Option<Warning> {
     Some(Warning::new(name, name, format!("is not read; did you mean {right}?")))
 }
 
-/// The right spelling of `name`, if it is the key `pattern` with single underscores.
+/// The right spelling of `name`, if it is the key `pattern` with single underscores somewhere.
 fn respelled(pattern: &str, name: &str) -> Option<String> {
-    let variable = variable_of(&pattern.split('.').map(str::to_owned).collect());
-    let (before, after) = variable.split_once('*').unwrap_or((&variable, ""));
+    let path: KeyPath = pattern.split('.').map(str::to_owned).collect();
+    let (wrong, general) = (name.replace("__", "_"), general_variable_of(&path));
     let single = |part: &str| part.replace("__", "_");
-    if before.len() == variable.len() {
-        return (single(&variable) == name && variable != name).then_some(variable);
-    }
-    let entry = name.strip_prefix(&single(before))?.strip_suffix(&single(after))?;
+    let Some((before, after)) = general.split_once('*') else {
+        let right = variable_of(&path);
+        return (single(&general) == wrong && right != name).then_some(right);
+    };
+    let entry = wrong.strip_prefix(&single(before))?.strip_suffix(&single(after))?;
     (!entry.is_empty()).then(|| format!("{before}{entry}{after}"))
 }
 
@@ -221,6 +231,8 @@ mod tests {
             ("BUS__GRPC__LISTEN", "grpc.listen"),
             ("BUS__QUEUES__PLAYER_PROJECTOR__BINDINGS", "queues.player-projector.bindings"),
             ("BUS__QUEUES__REAL_NAME__DURABLE", "queues.\"Real.Name\".durable"),
+            ("BUS__QUEUES__player-projector__DURABLE", "queues.player-projector.durable"),
+            ("BUS__QUEUES__real.name__DURABLE", "queues.\"Real.Name\".durable"),
             ("BUS__QUEUES__NEW_ONE__RETRY__MAX_ATTEMPTS", "queues.new-one.retry.max_attempts"),
             ("BUS__QUEUES__X__ARGUMENTS__X_MESSAGE_TTL", "queues.x.arguments.x-message-ttl"),
         ] {
@@ -245,7 +257,16 @@ mod tests {
             warning("BUS_QUEUES_HAND_SAGA_BINDINGS", "x").as_deref(),
             Some("BUS_QUEUES_HAND_SAGA_BINDINGS: is not read; did you mean BUS__QUEUES__HAND_SAGA__BINDINGS?")
         );
+        assert_eq!(
+            warning("BUS_AMQP_URL", "amqp://h").as_deref(),
+            Some("BUS_AMQP_URL: is not read; did you mean AMQP_URL?")
+        );
+        assert_eq!(
+            warning("BUS_AMQP__HEARTBEAT", "5s").as_deref(),
+            Some("BUS_AMQP__HEARTBEAT: is not read; did you mean BUS__AMQP__HEARTBEAT?")
+        );
         for (name, value) in [
+            ("BUS_BACKEND", "amqp"),
             ("BUS_PORT", "tcp://10.0.0.1:80"),
             ("BUS_SERVICE_HOST", "10.0.0.1"),
             ("BUS_PORT_80_TCP_ADDR", "10.0.0.1"),

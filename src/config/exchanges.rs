@@ -2,13 +2,15 @@
 
 use super::problem::{Fault, Problems};
 use super::values::{Section, Values};
+use crate::domain::message::Headers;
 use crate::domain::name::ExchangeName;
-use crate::domain::topology::{Exchange, ExchangeKind};
+use crate::domain::topology::{Exchange, ExchangeKind, Named};
 
 /// The exchange of events with its options, and all others by name.
 pub(super) fn read(values: &Values, problems: &mut Problems) -> (Exchange, Vec<Exchange>) {
     let amqp = values.section("bus.amqp");
     let mut events = Exchange::durable(amqp.value("exchange"), kind_of(amqp.value("exchange_type")));
+    events.named.extend(amqp.given("exchange_type").map(|_| "type".to_owned()));
     let mut others: Vec<Exchange> = Vec::new();
     let mut is_events_told = false;
     for (entry_name, entry) in values.entries("exchanges") {
@@ -58,8 +60,16 @@ fn declared(entry: &Section<'_>, name: ExchangeName) -> Exchange {
         durable: entry.value("durable"),
         auto_delete: entry.value("auto_delete"),
         internal: entry.value("internal"),
+        named: named(entry),
         arguments: entry.optional("arguments").unwrap_or_default(),
     }
+}
+
+/// What the table names: an exchange that exists must have it so.
+fn named(entry: &Section<'_>) -> Named {
+    let keys = ["type", "durable", "auto_delete", "internal"].into_iter().filter(|key| entry.given(key).is_some());
+    let arguments: Headers = entry.optional("arguments").unwrap_or_default();
+    keys.map(str::to_owned).chain(arguments.into_keys()).collect()
 }
 
 fn with_options(entry: &Section<'_>, events: Exchange, problems: &mut Problems) -> Exchange {
@@ -72,5 +82,7 @@ fn with_options(entry: &Section<'_>, events: Exchange, problems: &mut Problems) 
         let fault = Fault::new("the exchange of bus.amqp.exchange must take publishes");
         problems.push(entry.problem("internal", fault.hint("name another exchange there")));
     }
-    Exchange { kind: events.kind, ..declared(entry, events.name) }
+    let mut exchange = Exchange { kind: events.kind, ..declared(entry, events.name) };
+    exchange.named.extend(events.named);
+    exchange
 }

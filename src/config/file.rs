@@ -7,8 +7,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::load::{Command, LoadRequest};
-use super::problem::{Fault, Problem, Problems};
+use super::problem::{Fault, Problem, Problems, unreadable_why};
 use super::{tree, worked_example};
+use crate::domain::masking::masked;
 
 /// Where the worked example comes from, in origins.
 const EXAMPLE: &str = "sidebus.toml of sidebus dev";
@@ -29,7 +30,7 @@ pub(super) fn read(request: &LoadRequest, problems: &mut Problems) -> Vec<Value>
     let mut trees = Vec::new();
     for label in files {
         match std::fs::read_to_string(request.working_dir.join(&label)) {
-            Ok(text) => trees.extend(parse(&text, &label.display().to_string(), problems)),
+            Ok(text) => trees.extend(parse(&text, &masked(&label.display().to_string()), problems)),
             Err(error) => problems.push(unreadable(&label, "", &error)),
         }
     }
@@ -37,7 +38,7 @@ pub(super) fn read(request: &LoadRequest, problems: &mut Problems) -> Vec<Value>
 }
 
 fn unreadable(label: &Path, origin: &str, error: &std::io::Error) -> Problem {
-    Problem::new(label.display().to_string(), origin, Fault::new(format!("cannot be read: {}", error.kind())))
+    Problem::new(label.display().to_string(), origin, Fault::new(format!("cannot be read: {}", unreadable_why(error))))
 }
 
 /// The files by the names that messages use for them.
@@ -103,9 +104,12 @@ fn parse(text: &str, label: &str, problems: &mut Problems) -> Option<Value> {
 /// A single TOML value such as `{ a = 1 }` or `["x"]`, from a variable or a flag.
 pub(super) fn parse_fragment(text: &str, origin: &str) -> Option<Value> {
     let document = format!("v = {text}");
-    let table = DeTable::parse(&document).ok()?.into_inner();
+    let mut entries = DeTable::parse(&document).ok()?.into_inner().into_iter();
+    let (_, value) = entries.next()?;
     // A line break could smuggle in a second key.
-    let (_, value) = table.into_iter().next().filter(|_| !text.contains(['\n', '\r']))?;
+    if entries.next().is_some() {
+        return None;
+    }
     Some(value_of(value, &|_| origin.to_owned()))
 }
 
@@ -202,7 +206,10 @@ mod tests {
     #[test]
     fn a_fragment_is_one_value() {
         assert!(parse_fragment("[\"a\", 1]", "X").is_some());
-        assert!(parse_fragment("1\nw = 2", "X").is_none());
+        assert!(parse_fragment("[\n  \"a\", # why\n  1,\n]", "X").is_some());
+        for smuggling in ["1\nw = 2", "1\r\nw = 2", "{ a = 1 }\n[w]", "{ a = 1 }\nv.b = 2", "1\n[[v]]"] {
+            assert!(parse_fragment(smuggling, "X").is_none(), "{smuggling:?}");
+        }
         assert!(parse_fragment("[", "X").is_none());
     }
 }

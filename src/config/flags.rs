@@ -7,6 +7,7 @@ use super::load::LoadRequest;
 use super::path::KeyPath;
 use super::problem::{Fault, Problem, Problems};
 use super::{environment, file, tree};
+use crate::domain::masking::masked;
 
 /// The flags as a tree.
 pub(super) fn read(request: &LoadRequest, problems: &mut Problems) -> Value {
@@ -29,14 +30,27 @@ pub(super) fn read(request: &LoadRequest, problems: &mut Problems) -> Value {
             continue;
         };
         let path: KeyPath = words.into_iter().collect();
-        let origin = format!("--set {path}");
-        if keys::find(&path).is_some_and(keys::Key::is_secret) {
-            let fault = Fault::new("a secret is not taken from the command line, which others can read");
-            let hint = format!("set {} or its file", environment::variable_of(&path));
-            problems.push(Problem::new(path, "--set", fault.hint(hint)));
-            continue;
+        let origin = masked(&format!("--set {path}")).into_owned();
+        // Set aside first: a table may hold a secret.
+        let mut alone = tree::empty();
+        environment::set(&mut alone, &path, &origin, value, &mut Problems::default());
+        let secrets = secrets(&alone, &KeyPath::default());
+        if secrets.is_empty() {
+            environment::set(&mut layer, &path, &origin, value, problems);
         }
-        environment::set(&mut layer, &path, &origin, value, problems);
+        for secret in secrets {
+            let fault = Fault::new("a secret is not taken from the command line, which others can read");
+            let hint = format!("set {} or its file", masked(&environment::variable_of(&secret)));
+            problems.push(Problem::new(secret, "--set", fault.hint(hint)));
+        }
     }
     layer
+}
+
+/// Keys of secrets in a tree.
+fn secrets(node: &Value, path: &KeyPath) -> Vec<KeyPath> {
+    if keys::find(path).is_some_and(keys::Key::is_secret) {
+        return vec![path.clone()];
+    }
+    tree::entries(node).into_iter().flat_map(|(word, below)| secrets(below, &path.child(word))).collect()
 }

@@ -4,12 +4,12 @@ use std::fmt::{self, Write as _};
 
 use config::{Value, ValueKind};
 
+use crate::domain::masking::{MASK, masked};
+
 /// Columns are no wider than this, so that one long cell does not push all others off the screen.
 const COLUMN_CHARS_MAX: usize = 64;
 /// Characters of a value that are shown.
 const SHOWN_CHARS_MAX: usize = 48;
-/// What stands for a secret.
-pub(super) const MASK: &str = "***";
 
 /// Why a text or value is not what its key wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,15 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(key: impl Into<String>, origin: impl Into<String>, fault: Fault) -> Self {
-        Self { key: key.into(), found: None, origin: origin.into(), why: fault.why, hint: fault.hint }
+        // Keys and origins are what somebody wrote, and people write addresses into the wrong place. Hints are words of
+        // ours, which show what an address looks like.
+        Self {
+            key: shown_words(key),
+            found: None,
+            origin: shown_words(origin),
+            why: shown_words(fault.why),
+            hint: fault.hint,
+        }
     }
 
     pub(super) fn found(mut self, found: impl Into<String>) -> Self {
@@ -61,47 +69,91 @@ impl Problem {
     }
 }
 
-/// Every fault of the settings; at least one when `load` returns it. Prints one line each, in aligned columns.
+/// Every fault of the settings; at least one when `load` returns it. Prints one line each, in aligned columns, and then what
+/// there is to say besides.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Problems(Vec<Problem>);
+pub struct Problems {
+    faults: Vec<Problem>,
+    unreadable: Unreadable,
+    /// A misspelt variable may well be why something is missing.
+    warnings: Vec<Warning>,
+}
+
+/// What a file that cannot be read is, which holds a secret or a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Unreadable {
+    /// A fault like any other.
+    #[default]
+    Fault,
+    /// Kept apart: who only looks at the settings need not have the secrets.
+    Apart(Vec<Problem>),
+}
 
 impl Problems {
     /// The faults, by key.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
-        self.0.iter()
+        self.faults.iter()
     }
 
     /// True when nothing is wrong.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.faults.is_empty()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.faults.len()
     }
 
     pub(super) fn push(&mut self, problem: Problem) {
-        self.0.push(problem);
+        self.faults.push(problem);
+    }
+
+    /// Problems that keep files apart which cannot be read.
+    pub(super) fn without_files() -> Self {
+        Self { unreadable: Unreadable::Apart(Vec::new()), ..Self::default() }
+    }
+
+    /// A file of a secret or certificate that cannot be read.
+    pub(super) fn push_unreadable(&mut self, problem: Problem) {
+        match &mut self.unreadable {
+            Unreadable::Fault => self.faults.push(problem),
+            Unreadable::Apart(apart) => apart.push(problem),
+        }
+    }
+
+    /// What was kept apart.
+    pub(super) fn unreadable(&self) -> &[Problem] {
+        match &self.unreadable {
+            Unreadable::Fault => &[],
+            Unreadable::Apart(apart) => apart,
+        }
     }
 
     pub(super) fn append(&mut self, mut others: Self) {
-        self.0.append(&mut others.0);
+        self.faults.append(&mut others.faults);
+    }
+
+    /// With what there is to say besides.
+    pub(super) fn with(self, mut warnings: Vec<Warning>) -> Self {
+        warnings.sort();
+        warnings.dedup();
+        Self { warnings, ..self.sorted() }
     }
 
     /// Sorted by key and without repetition: a fault in a key that several settings use is told once.
     pub(super) fn sorted(mut self) -> Self {
-        self.0.sort_by(|a, b| (&a.key, &a.origin, &a.why).cmp(&(&b.key, &b.origin, &b.why)));
-        self.0.dedup();
+        self.faults.sort_by(|a, b| (&a.key, &a.origin, &a.why).cmp(&(&b.key, &b.origin, &b.why)));
+        self.faults.dedup();
         self
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "settings: {} problem{}", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        write!(f, "settings: {} problem{}", self.faults.len(), if self.faults.len() == 1 { "" } else { "s" })?;
         let rows: Vec<[String; 4]> = self
-            .0
+            .faults
             .iter()
             .map(|problem| {
                 let hint = problem.hint.as_ref().map(|hint| format!("hint: {hint}")).unwrap_or_default();
@@ -118,7 +170,7 @@ impl fmt::Display for Problems {
             line.write_str(hint)?;
             write!(f, "\n{}", line.trim_end())?;
         }
-        Ok(())
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -137,7 +189,7 @@ pub struct Warning {
 
 impl Warning {
     pub(super) fn new(key: impl Into<String>, origin: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { key: key.into(), origin: origin.into(), what: what.into() }
+        Self { key: shown_words(key), origin: shown_words(origin), what: shown_words(what) }
     }
 }
 
@@ -146,6 +198,16 @@ impl fmt::Display for Warning {
         write!(f, "{}: {}", self.key, self.what)?;
         if self.origin.is_empty() || self.origin == self.key { Ok(()) } else { write!(f, " ({})", self.origin) }
     }
+}
+
+/// A key, an origin or a sentence on them: with no login of an address.
+fn shown_words(text: impl Into<String>) -> String {
+    masked(&text.into()).into_owned()
+}
+
+/// Why a file cannot be read. The standard library's word for a missing one is "entity not found".
+pub(super) fn unreadable_why(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::NotFound { "no such file".to_owned() } else { error.kind().to_string() }
 }
 
 /// A value for the eye: as TOML would write it, short, and never with what looks like credentials in a URL, since

@@ -7,16 +7,17 @@ use super::problem::{Fault, Problems, Warning};
 use super::queue_rules;
 use super::value::write_duration;
 use super::values::{Section, Values};
-use crate::domain::message::Headers;
+use crate::domain::dead_letter::{self, Bounds, DeadLetterKeys};
+use crate::domain::ledger::LEASE_MARGIN;
 use crate::domain::name::{ExchangeName, QueueName, SubscriptionName};
+use crate::domain::queue_keys::{Overflow, QueueKeys};
 use crate::domain::subscription::{
-    Binding, DeadLetterSettings, DeliverySettings, QueueSettings, QueueType, RetrySettings, Subscription,
+    Binding, DeadLetterScope, DeadLetterSettings, DeliverySettings, MESSAGE_ROOM_BYTES, QueueSettings, QueueType,
+    RetryBackoff, RetrySettings, Subscription,
 };
 
 /// The broker takes a delivery back after this, unless told otherwise (its `consumer_timeout`).
 const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
-/// Between the end of the settle clock and the end of the lease there must be time to give back.
-const LEASE_MARGIN: Duration = Duration::from_mins(1);
 
 /// What a subscription takes where it says nothing itself.
 #[derive(Debug, Clone)]
@@ -28,22 +29,71 @@ pub(super) struct Defaults {
 }
 
 /// The tables that rule every subscription.
-pub(super) fn defaults(values: &Values, exchange: &ExchangeName) -> Defaults {
-    let amqp = values.section("bus.amqp");
-    let letters = values.section("dead_letter");
+pub(super) fn defaults(
+    values: &Values,
+    exchange: &ExchangeName,
+    problems: &mut Problems,
+    warnings: &mut Vec<Warning>,
+) -> Defaults {
+    let (amqp, letters) = (values.section("bus.amqp"), values.section("dead_letter"));
+    let body_max: u64 = values.section("grpc").value("max_message_bytes");
+    let built_in = RetrySettings::default();
+    let scope = letters.optional("scope").map_or_else(DeadLetterScope::default, scope_of);
+    let names = (letters.value("exchange"), letters.value("queue"));
+    let (dead_letter, findings) = dead_letter::common(names, scope, bounds(&letters, ""));
+    queue_rules::tell(&values.section(""), findings, problems, warnings);
     Defaults {
         exchange: exchange.clone(),
         delivery: DeliverySettings {
             prefetch_count: amqp.value("prefetch_count"),
             prefetch_max: amqp.value("prefetch_max"),
+            message_bytes_max: body_max.saturating_add(MESSAGE_ROOM_BYTES.into()),
             ..DeliverySettings::default()
         },
-        retry: RetrySettings {
-            max_attempts: values.section("retry").value("max_attempts"),
-            ..RetrySettings::default()
-        },
-        dead_letter: DeadLetterSettings { exchange: letters.value("exchange"), queue: letters.value("queue") },
+        retry: retry(&values.section(""), &built_in, problems),
+        dead_letter,
     }
+}
+
+fn scope_of(word: &str) -> DeadLetterScope {
+    match word {
+        "per_queue" => DeadLetterScope::PerQueue,
+        _ => DeadLetterScope::Shared,
+    }
+}
+
+/// What bounds letters, from the keys that begin with `prefix`.
+fn bounds(section: &Section<'_>, prefix: &str) -> Bounds {
+    Bounds {
+        archive_queue: section.optional(&format!("{prefix}archive_queue")),
+        message_ttl: section.optional(&format!("{prefix}message_ttl")),
+        max_length: section.optional(&format!("{prefix}max_length")),
+    }
+}
+
+/// The policy of the keys `retry.…` of a table, over what holds without them.
+fn retry(section: &Section<'_>, defaults: &RetrySettings, problems: &mut Problems) -> RetrySettings {
+    let backoff = match section.optional("retry.backoff") {
+        None => defaults.backoff,
+        Some("linear") => RetryBackoff::Linear,
+        Some("constant") => RetryBackoff::Constant,
+        Some(_) => RetryBackoff::Exponential,
+    };
+    let settings = RetrySettings {
+        max_attempts: section.value_or("retry.max_attempts", defaults.max_attempts),
+        backoff,
+        min_backoff: section.value_or("retry.min_backoff", defaults.min_backoff),
+        max_backoff: section.value_or("retry.max_backoff", defaults.max_backoff),
+        multiplier: section.value_or("retry.multiplier", defaults.multiplier),
+        jitter: section.value_or("retry.jitter", defaults.jitter),
+    };
+    let is_said = ["retry.min_backoff", "retry.max_backoff"].into_iter().find(|key| section.given(key).is_some());
+    if let (Some(key), true) = (is_said, settings.min_backoff > settings.max_backoff) {
+        let (min, max) = (write_duration(settings.min_backoff), write_duration(settings.max_backoff));
+        let fault = Fault::new(format!("retry.min_backoff is {min} and above retry.max_backoff, which is {max}"));
+        problems.push(section.problem(key, fault.hint("set both, the longer one as max_backoff")));
+    }
+    settings
 }
 
 /// Every configured subscription, by name.
@@ -54,13 +104,16 @@ pub(super) fn read(
     warnings: &mut Vec<Warning>,
 ) -> Vec<Subscription> {
     let mut found: Vec<Subscription> = Vec::new();
+    let mode: &str = values.section("bus.amqp").value("topology");
     for (name, entry) in values.entries("queues") {
         // A name that is none was told of when its layer was read.
         let Ok(name) = SubscriptionName::parse(name) else { continue };
         let Some(subscription) = subscription(name, &entry, defaults, problems, warnings) else { continue };
-        if let Some(other) = found.iter().find(|other| other.queue.name == subscription.queue.name) {
-            let fault = Fault::new(format!("the queue {} belongs to queues.{} already", other.queue.name, other.name));
-            problems.push(entry.problem("queue", fault.hint("handlers that share work share one subscription")));
+        if mode == "off" && subscription.queue.is_exclusive() {
+            let what =
+                "cannot be had with bus.amqp.topology = \"off\": such a queue exists only for whoever declares it";
+            problems
+                .push(entry.problem("exclusive", Fault::new(what).hint("set bus.amqp.topology to create or verify")));
         }
         found.push(subscription);
     }
@@ -75,32 +128,61 @@ fn subscription(
     warnings: &mut Vec<Warning>,
 ) -> Option<Subscription> {
     let exchange = entry.value_or("exchange", defaults.exchange.clone());
-    let bindings: Vec<BindingEntry> = entry.optional("bindings").unwrap_or_default();
-    let bindings = bindings.into_iter().map(|binding| bound(binding, &exchange)).collect();
-    let queue = queue(&name, entry, problems)?;
-    queue_rules::check(entry, &queue, problems, warnings);
+    let bindings = bindings(entry, "bindings", &exchange);
+    let unbind = bindings_to_remove(entry, (&exchange, &bindings), problems);
+    let queue = queue(&name, entry, problems, warnings)?;
+    let keys = DeadLetterKeys {
+        exchange: queue_rules::dead_letter_exchange(entry, &queue.arguments, problems),
+        queue: entry.optional("dead_letter.queue"),
+        scope: entry.optional("dead_letter.scope").map(scope_of),
+        bounds: bounds(entry, "dead_letter."),
+    };
+    let (dead_letter, mut findings) = dead_letter::of_queue(keys, &defaults.dead_letter, &queue.name);
+    findings.extend(dead_letter.listening(&bindings));
+    queue_rules::tell(entry, findings, problems, warnings);
     Some(Subscription {
-        dead_letter: queue_rules::dead_letter(entry, &queue.arguments, &defaults.dead_letter, problems),
-        retry: RetrySettings {
-            max_attempts: entry.value_or("retry.max_attempts", defaults.retry.max_attempts),
-            delay: defaults.retry.delay,
-        },
+        dead_letter,
+        retry: retry(entry, &defaults.retry, problems),
         delivery: delivery(entry, &defaults.delivery, problems, warnings),
         name,
         queue,
+        exchange,
         bindings,
+        unbind,
     })
 }
 
-fn bound(entry: BindingEntry, exchange: &ExchangeName) -> Binding {
-    Binding {
+fn bindings(entry: &Section<'_>, key: &str, exchange: &ExchangeName) -> Vec<Binding> {
+    let bindings: Vec<BindingEntry> = entry.optional(key).unwrap_or_default();
+    let bound = |entry: BindingEntry| Binding {
         exchange: entry.exchange.unwrap_or_else(|| exchange.clone()),
         routing_key: entry.routing_key,
         arguments: entry.arguments,
-    }
+    };
+    bindings.into_iter().map(bound).collect()
 }
 
-fn queue(name: &SubscriptionName, entry: &Section<'_>, problems: &mut Problems) -> Option<QueueSettings> {
+/// The list `unbind`: what is in both lists would be taken away and made again at every start.
+fn bindings_to_remove(
+    entry: &Section<'_>,
+    (exchange, kept): (&ExchangeName, &[Binding]),
+    problems: &mut Problems,
+) -> Vec<Binding> {
+    let unbind = bindings(entry, "unbind", exchange);
+    for binding in unbind.iter().filter(|binding| kept.contains(binding)) {
+        let (key, exchange) = (&binding.routing_key, &binding.exchange);
+        let fault = Fault::new(format!("{key:?} of {exchange} is also in {}", entry.path("bindings")));
+        problems.push(entry.problem("unbind", fault.hint("keep it in one of the two lists")));
+    }
+    unbind
+}
+
+fn queue(
+    name: &SubscriptionName,
+    entry: &Section<'_>,
+    problems: &mut Problems,
+    warnings: &mut Vec<Warning>,
+) -> Option<QueueSettings> {
     let named: Option<QueueName> = entry.optional("queue");
     let queue_name = match named.map_or_else(|| QueueName::parse(name.as_str()), Ok) {
         Ok(name) => name,
@@ -110,36 +192,34 @@ fn queue(name: &SubscriptionName, entry: &Section<'_>, problems: &mut Problems) 
             return None;
         }
     };
-    let arguments: Headers = entry.optional("arguments").unwrap_or_default();
-    Some(QueueSettings {
-        name: queue_name,
-        queue_type: queue_type(entry, &arguments, problems),
-        durable: entry.optional("durable"),
-        auto_delete: entry.value("auto_delete"),
-        exclusive: entry.value("exclusive"),
-        arguments,
-    })
+    let (queue, findings) = keys(entry).resolve(queue_name);
+    queue_rules::tell(entry, findings, problems, warnings);
+    Some(queue)
 }
 
-/// The type from its key or from `x-queue-type`, which is the same key under the broker's name.
-fn queue_type(entry: &Section<'_>, arguments: &Headers, problems: &mut Problems) -> Option<QueueType> {
-    let from_word = |word: &str| match word {
-        "quorum" => Some(QueueType::Quorum),
-        "classic" => Some(QueueType::Classic),
-        _ => None,
+fn keys(entry: &Section<'_>) -> QueueKeys {
+    let queue_type = |word: &str| match word {
+        "classic" => QueueType::Classic,
+        _ => QueueType::Quorum,
     };
-    let typed = entry.optional::<&'static str>("queue_type").and_then(from_word);
-    let Some(argument) = arguments.get("x-queue-type") else { return typed };
-    if typed.is_some() {
-        let fault = Fault::new("is also in arguments as x-queue-type").hint("keep one of the two");
-        problems.push(entry.problem("queue_type", fault));
-        return typed;
+    let overflow = |word: &str| match word {
+        "drop_head" => Overflow::DropHead,
+        _ => Overflow::RejectPublish,
+    };
+    QueueKeys {
+        queue_type: entry.optional("queue_type").map(queue_type),
+        durable: entry.optional("durable"),
+        auto_delete: entry.optional("auto_delete"),
+        exclusive: entry.optional("exclusive"),
+        max_priority: entry.optional("max_priority"),
+        message_ttl: entry.optional("message_ttl"),
+        max_length: entry.optional("max_length"),
+        max_length_bytes: entry.optional("max_length_bytes"),
+        overflow: entry.optional("overflow").map(overflow),
+        delivery_limit: entry.optional("delivery_limit"),
+        single_active_consumer: entry.optional("single_active_consumer"),
+        arguments: entry.optional("arguments").unwrap_or_default(),
     }
-    let from_argument = argument.as_text().and_then(from_word);
-    if from_argument.is_none() {
-        problems.push(entry.problem("arguments", Fault::new("x-queue-type must be one of quorum, classic")));
-    }
-    from_argument
 }
 
 fn delivery(
@@ -153,6 +233,7 @@ fn delivery(
         prefetch_max: entry.value_or("prefetch_max", defaults.prefetch_max),
         settle_timeout: entry.value_or("settle_timeout", defaults.settle_timeout),
         max_lease: entry.value_or("max_lease", defaults.max_lease),
+        message_bytes_max: entry.value_or("max_message_bytes", defaults.message_bytes_max),
         max_handlers: entry.value_or("max_handlers", defaults.max_handlers),
     };
     if delivery.settle_timeout + LEASE_MARGIN > delivery.max_lease {

@@ -2,14 +2,17 @@
 
 use config::{Map, Value, ValueKind};
 
-use super::keys::{self, Place, State};
+use super::keys::{self, Key, Place, State};
 use super::path::KeyPath;
-use super::problem::{Fault, Problem, Problems};
-use super::{environment, tree, words};
+use super::problem::{Fault, Problem, Problems, shown};
+use super::{environment, tree, typed, words};
+use crate::domain::masking::{MASK, masked};
 use crate::domain::name::SubscriptionName;
 
 /// What is said of a key that is in no row.
 pub(super) const UNKNOWN: &str = "unknown key";
+/// What is said of a key whose feature comes later.
+pub(super) const LATER: &str = "not supported in this release";
 
 /// Which layer a value came from; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,13 +36,7 @@ fn node(value: &Value, path: &KeyPath, kind: LayerKind, problems: &mut Problems)
         None
     };
     match keys::place(path) {
-        Place::Key(key) => match key.state {
-            State::Supported => Some(value.clone()),
-            State::Later(instead) => {
-                let fault = Fault::new("not supported in this release");
-                tell(if instead.is_empty() { fault.hint("leave it out") } else { fault.hint(instead) })
-            }
-        },
+        Place::Key(key) => key_of_this_release(key, value, path, problems).then(|| value.clone()),
         // The value is not shown: a URL or a password may have slipped in.
         Place::Table | Place::Names if !tree::is_table(value) => tell(Fault::new("must be a table of keys")),
         Place::Table => Some(children(value, path, kind, problems)),
@@ -49,6 +46,23 @@ fn node(value: &Value, path: &KeyPath, kind: LayerKind, problems: &mut Problems)
         }
         Place::Unknown => tell(unknown(value, path, kind)),
     }
+}
+
+/// False for a key that does nothing yet, which is told; so is a value that it will not take when it does.
+fn key_of_this_release(key: &Key, value: &Value, path: &KeyPath, problems: &mut Problems) -> bool {
+    let instead = match key.state {
+        State::Supported => return true,
+        State::OnlyDefault(_) if key.default.is_some_and(|default| typed::is_same(key, value, default)) => return true,
+        State::OnlyDefault(instead) | State::Later(instead) => instead,
+    };
+    let origin = tree::origin(value);
+    if let Err(fault) = typed::read(key, value) {
+        let shown = if key.is_secret() { MASK.to_owned() } else { shown(value) };
+        problems.push(Problem::new(path, &origin, fault).found(shown));
+    }
+    let hint = if instead.is_empty() { "leave it out" } else { instead };
+    problems.push(Problem::new(path, origin, Fault::new(LATER).hint(hint)));
+    false
 }
 
 fn children(value: &Value, path: &KeyPath, kind: LayerKind, problems: &mut Problems) -> Value {
@@ -91,5 +105,5 @@ fn unknown(value: &Value, path: &KeyPath, kind: LayerKind) -> Fault {
         LayerKind::Environment => environment::variable_of(&meant),
         LayerKind::Files | LayerKind::Flags => meant.to_string(),
     };
-    fault.hint(format!("did you mean {spelled}?"))
+    fault.hint(format!("did you mean {}?", masked(&spelled)))
 }

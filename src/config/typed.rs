@@ -10,7 +10,7 @@ use super::problem::Fault;
 use super::settings::ListenAddress;
 use super::value::{parse_address, parse_duration, parse_size, write_duration, write_size};
 use crate::domain::message::Headers;
-use crate::domain::name::ExchangeName;
+use crate::domain::name::{ExchangeName, NameError};
 
 /// A value that is what its key wants.
 #[derive(Debug, Clone)]
@@ -59,6 +59,7 @@ pub(super) fn from_text(kind: Kind, text: &str, origin: &str) -> Value {
         | Kind::Address
         | Kind::Text
         | Kind::Name
+        | Kind::BoundExchange
         | Kind::Path
         | Kind::Secret
         | Kind::Words { .. } => as_text(),
@@ -74,6 +75,11 @@ pub(super) fn read_text(key: &Key, text: &str) -> Result<Typed, Fault> {
 /// A value for a key.
 pub(super) fn read(key: &Key, value: &Value) -> Result<Typed, Fault> {
     read_kind(key.kind, value).map_err(|fault| advised(fault, key))
+}
+
+/// True if a value is what `text` means for this key.
+pub(super) fn is_same(key: &Key, value: &Value, text: &str) -> bool {
+    from_text(key.kind, text, "default").kind == value.kind
 }
 
 fn read_kind(kind: Kind, value: &Value) -> Result<Typed, Fault> {
@@ -98,9 +104,10 @@ fn read_kind(kind: Kind, value: &Value) -> Result<Typed, Fault> {
         Kind::Address => text_or(value, "an address", "127.0.0.1:7672").and_then(parse_address).map(Typed::Address),
         Kind::Text | Kind::Path => Ok(Typed::Text(text(value)?.to_owned())),
         Kind::Secret => Ok(Typed::Secret(text(value)?.into())),
-        Kind::Name => read_name(value),
+        Kind::Name => read_name(value, ExchangeName::parse),
+        Kind::BoundExchange => read_name(value, ExchangeName::parse_bound),
         Kind::Words { now, later } => read_word(value, now, later),
-        Kind::List => Ok(Typed::List(texts(value)?.into_iter().map(str::to_owned).collect())),
+        Kind::List => read_list(value),
         Kind::SecretList => Ok(Typed::Secrets(texts(value)?.into_iter().map(SecretString::from).collect())),
         Kind::Bindings => arguments::read_bindings(value).map(Typed::Bindings),
         Kind::Arguments => arguments::read_arguments(value).map(Typed::Arguments),
@@ -146,6 +153,15 @@ fn texts(value: &Value) -> Result<Vec<&str>, Fault> {
     items.iter().map(text).collect()
 }
 
+/// Texts, and whole numbers such as those of users.
+fn read_list(value: &Value) -> Result<Typed, Fault> {
+    let ValueKind::Array(items) = &value.kind else { return texts(value).map(|_| Typed::List(Vec::new())) };
+    let item = |item: &Value| {
+        if let ValueKind::I64(number) = item.kind { Ok(number.to_string()) } else { text(item).map(str::to_owned) }
+    };
+    items.iter().map(item).collect::<Result<_, _>>().map(Typed::List)
+}
+
 fn read_bool(value: &Value) -> Result<Typed, Fault> {
     let ValueKind::Boolean(value) = value.kind else {
         let in_quotes = matches!(&value.kind, ValueKind::String(text) if text == "true" || text == "false");
@@ -173,10 +189,10 @@ fn read_fraction(value: &Value, min: f64, max: f64) -> Result<Typed, Fault> {
     in_bounds(number, min, max, || format!("must be {min} to {max}")).map(Typed::Fraction)
 }
 
-fn read_name(value: &Value) -> Result<Typed, Fault> {
+fn read_name(value: &Value, parse: impl Fn(&str) -> Result<ExchangeName, NameError>) -> Result<Typed, Fault> {
     let name = text(value)?;
     // Queues and exchanges have the same rules.
-    ExchangeName::parse(name).map_err(|error| Fault::new(error.to_string()))?;
+    parse(name).map_err(|error| Fault::new(error.to_string()))?;
     Ok(Typed::Text(name.to_owned()))
 }
 

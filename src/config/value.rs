@@ -11,7 +11,7 @@ const SIZE_UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("K
 
 /// Reads `250ms`, `10s`, `1h30m`: whole numbers with units, largest unit first, each once.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, Fault> {
-    let not_one = || Fault::new("not a duration");
+    let not_one = || Fault::new("not a duration").hint("the units are d, h, m, s and ms, such as \"10s\" or \"1h30m\"");
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Fault::new("a duration needs a unit").hint(format!("write \"{text}s\" or \"{text}ms\"")));
     }

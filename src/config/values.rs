@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use config::Value;
-use secrecy::SecretString;
+use config::{Value, ValueKind};
+use secrecy::{ExposeSecret as _, SecretString};
 
+use super::choices::Dropped;
 use super::convert::FromTyped;
-use super::keys::{self, Place};
+use super::keys::{self, Key, Place};
 use super::path::KeyPath;
-use super::problem::{Fault, MASK, Problem, Problems, shown};
+use super::problem::{Fault, Problem, Problems, shown, unreadable_why};
 use super::shape::LayerKind;
 use super::tree;
 use super::typed::{self, Typed};
+use crate::domain::masking::MASK;
 
 /// What was given for one key.
 #[derive(Debug, Clone)]
@@ -22,19 +24,57 @@ pub(super) struct Given {
     pub(super) layer: LayerKind,
     /// For messages: secrets masked.
     pub(super) shown: String,
+    /// As the source wrote it; of a secret never more than an address without its login.
+    pub(super) for_eyes: ValueKind,
+}
+
+fn for_eyes(key: &Key, value: &Typed, node: &Value) -> ValueKind {
+    let is_address = matches!(key.path.rsplit('.').next(), Some("url" | "urls"));
+    let masked = |secret: &SecretString| {
+        if is_address { without_login(secret.expose_secret()) } else { MASK.to_owned() }
+    };
+    match value {
+        Typed::Secret(secret) => ValueKind::String(masked(secret)),
+        Typed::Secrets(secrets) => ValueKind::Array(secrets.iter().map(|secret| masked(secret).into()).collect()),
+        Typed::Bool(_)
+        | Typed::Integer(_)
+        | Typed::Fraction(_)
+        | Typed::Duration(_)
+        | Typed::Size(_)
+        | Typed::Address(_)
+        | Typed::Text(_)
+        | Typed::Word(_)
+        | Typed::List(_)
+        | Typed::Bindings(_)
+        | Typed::Arguments(_) => node.kind.clone(),
+    }
+}
+
+/// An address without its login, its query and its fragment; nothing of what is no address.
+fn without_login(secret: &str) -> String {
+    let Ok(mut url) = url::Url::parse(secret) else { return MASK.to_owned() };
+    if !url.has_host() {
+        return MASK.to_owned();
+    }
+    let has_login = !url.username().is_empty() || url.password().is_some();
+    url.set_query(None);
+    url.set_fragment(None);
+    let is_set = url.set_password(None).is_ok() && url.set_username(if has_login { MASK } else { "" }).is_ok();
+    if is_set { url.into() } else { MASK.to_owned() }
 }
 
 /// Every value that was given and is sound.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Values {
     given: BTreeMap<KeyPath, Given>,
     names: BTreeMap<KeyPath, Vec<String>>,
+    dropped: Vec<Dropped>,
 }
 
 impl Values {
     /// Types the merged tree; what does not fit is a problem and then counts as not given.
     pub(super) fn read(merged: &Value, layers: &[(LayerKind, Value)], problems: &mut Problems) -> Self {
-        let mut values = Self { given: BTreeMap::new(), names: BTreeMap::new() };
+        let mut values = Self { given: BTreeMap::new(), names: BTreeMap::new(), dropped: Vec::new() };
         values.collect(merged, &KeyPath::default(), layers, problems);
         values
     }
@@ -48,7 +88,8 @@ impl Values {
             match typed::read(key, node) {
                 Ok(value) => {
                     let layer = layer.map_or(LayerKind::Files, |(kind, _)| *kind);
-                    self.given.insert(path.clone(), Given { value, origin, layer, shown });
+                    let for_eyes = for_eyes(key, &value, node);
+                    self.given.insert(path.clone(), Given { value, origin, layer, shown, for_eyes });
                 }
                 Err(fault) => problems.push(Problem::new(path, origin, fault).found(shown)),
             }
@@ -75,6 +116,26 @@ impl Values {
         names.iter().map(|name| (name.as_str(), Section { values: self, path: path.child(name) })).collect()
     }
 
+    /// With the keys that a higher layer has replaced by another of their group.
+    pub(super) fn with_dropped(self, dropped: Vec<Dropped>) -> Self {
+        Self { dropped, ..self }
+    }
+
+    /// The keys that a higher layer has replaced by another of their group.
+    pub(super) fn dropped(&self) -> &[Dropped] {
+        &self.dropped
+    }
+
+    /// Everything that was given.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&KeyPath, &Given)> {
+        self.given.iter()
+    }
+
+    /// What was given at a path.
+    pub(super) fn at(&self, path: &KeyPath) -> Option<&Given> {
+        self.given.get(path)
+    }
+
     /// Where every given value came from, by key.
     pub(super) fn origins(&self) -> BTreeMap<String, String> {
         self.given.iter().map(|(path, given)| (path.to_string(), given.origin.clone())).collect()
@@ -89,6 +150,17 @@ pub(super) struct Section<'a> {
 }
 
 impl Section<'_> {
+    /// The table of one name; the name is taken as it is.
+    pub(super) fn below(&self, name: &str) -> Self {
+        Self { values: self.values, path: self.path.child(name) }
+    }
+
+    /// Where the first of its keys was given; empty if none was.
+    pub(super) fn origin_of_any(&self) -> String {
+        let below = |path: &KeyPath| path.words().starts_with(self.path.words());
+        self.values.all().find(|(path, _)| below(path)).map(|(_, given)| given.origin.clone()).unwrap_or_default()
+    }
+
     /// The path of a key of this table.
     pub(super) fn path(&self, key: &str) -> KeyPath {
         self.path.join(key)
@@ -149,12 +221,13 @@ impl Section<'_> {
                 let text = text.strip_suffix('\r').unwrap_or(text);
                 if text.is_empty() {
                     problems.push(self.problem(&twin, Fault::new("the file is empty")));
+                    return None;
                 }
                 Some(text.into())
             }
             Err(error) => {
-                let fault = Fault::new(format!("the file cannot be read: {}", error.kind()));
-                problems.push(self.problem(&twin, fault.hint("mount the secret, or correct the path")));
+                let fault = Fault::new(format!("the file cannot be read: {}", unreadable_why(&error)));
+                problems.push_unreadable(self.problem(&twin, fault.hint("mount the secret, or correct the path")));
                 None
             }
         }

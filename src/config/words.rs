@@ -75,7 +75,8 @@ fn nearest_sibling(parent: &KeyPath, word: &str) -> Option<KeyPath> {
         let nearness = |sibling: &&str| strsim::normalized_damerau_levenshtein(sibling, word);
         let best = words
             .filter_map(|key| key.path.split('.').nth(depth))
-            .max_by(|a, b| nearness(a).total_cmp(&nearness(b)))?;
+            // Of two that are as near, the first of the table.
+            .reduce(|best, next| if nearness(&next) > nearness(&best) { next } else { best })?;
         (nearness(&best) >= NEAR_ENOUGH).then_some(best)
     };
     let best = siblings(|key| key.state == State::Supported).or_else(|| siblings(|_| true))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::message::{Headers, Value};
 use super::name::{ExchangeName, QueueName};
 use super::subscription::Binding;
-use super::topology::{Exchange, ExchangeKind, Plan, Queue, Step, TopologyMode};
+use super::topology::{Exchange, ExchangeKind, Named, Plan, Queue, Step, TopologyMode};
 
 /// Slots of the ladder: 0.1 s to 29.1 h, four to each doubling, so a delay is rounded up by at most 19 %.
 const SLOTS: u32 = 81;
@@ -23,7 +23,23 @@ impl Slot {
     pub fn at_least(delay: Duration) -> Option<Self> {
         // Rounded up to whole milliseconds: a delay of 100.4 ms must not be served by a slot of 100.
         let wanted_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).ok()?;
-        (0..SLOTS).map(Self::number).find(|slot| slot.ttl_ms >= wanted_ms)
+        Self::all().find(|slot| slot.ttl_ms >= wanted_ms)
+    }
+
+    /// Every slot, the shortest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..SLOTS).map(Self::number)
+    }
+
+    /// One of the two slots around a delay, the nearer one the likelier: with `pick` drawn evenly from 0..1 the mean is
+    /// the delay. Beyond an end of the ladder it is that end.
+    pub fn around(delay: Duration, pick: f64) -> Self {
+        let Some(above) = (0..SLOTS).find(|k| Self::number(*k).ttl() >= delay) else { return Self::longest() };
+        let Some(below) = above.checked_sub(1).map(Self::number) else { return Self::number(above) };
+        let above = Self::number(above);
+        let span = above.ttl().saturating_sub(below.ttl()).as_secs_f64();
+        let share = delay.saturating_sub(below.ttl()).as_secs_f64() / span;
+        if pick < share { above } else { below }
     }
 
     /// The longest slot there is.
@@ -78,6 +94,8 @@ impl Slot {
                     auto_delete: false,
                     exclusive: false,
                     arguments,
+                    // One that waits for another time, or does not send home, is no slot: what it holds would be lost.
+                    named: Named::from(["x-message-ttl", "x-dead-letter-exchange"].map(str::to_owned)),
                 }),
                 Step::Bind {
                     queue,

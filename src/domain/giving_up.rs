@@ -7,7 +7,16 @@ use super::failure::{Failure, FailureKind};
 use super::message::{Message, PERSISTENT, Value};
 use super::name::{ExchangeName, QueueName};
 use super::record::{self, Record};
+use super::retry::{self, Draw};
 use super::subscription::{DeadLetterSettings, RetrySettings};
+
+/// The handler's own code on a letter.
+const LETTER_REASON: &str = "x-sidebus-dlq-reason";
+
+/// The code that a handler gave a message up with, on its letter; empty where none did.
+pub fn letter_reason(letter: &Message) -> &str {
+    letter.properties.headers.get(LETTER_REASON).and_then(Value::as_text).unwrap_or_default()
+}
 
 /// Why a message was given up; a closed set of ours, beside the handler's own reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +29,8 @@ pub enum DeadLetterCause {
     SettleTimeout,
     /// Its life time would have ended before the next attempt.
     Expired,
+    /// Larger than the subscription takes; no handler saw it.
+    MessageTooLarge,
 }
 
 impl DeadLetterCause {
@@ -30,6 +41,7 @@ impl DeadLetterCause {
             Self::MaxAttempts => "MAX_ATTEMPTS",
             Self::SettleTimeout => "SETTLE_TIMEOUT",
             Self::Expired => "EXPIRED",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
         }
     }
 
@@ -40,6 +52,7 @@ impl DeadLetterCause {
             Self::MaxAttempts => "max_attempts",
             Self::SettleTimeout => "settle_timeout",
             Self::Expired => "expired",
+            Self::MessageTooLarge => "message_too_large",
         }
     }
 }
@@ -68,20 +81,24 @@ pub struct Failed<'a> {
 
 /// Retry or give up; total over everything that can have happened.
 ///
-/// A handler's own delay is never early: the slot is rounded up. Delays above the longest slot are refused where
-/// verdicts are parsed, so they cannot come here; if one did, the longest slot would serve it.
-pub fn decide(settings: &RetrySettings, failed: &Failed<'_>) -> Decision {
+/// A handler's own delay is never early: the slot is rounded up, and nothing of it is drawn. Delays above the longest slot
+/// are refused where verdicts are parsed, so they cannot come here; if one did, the longest slot would serve it.
+pub fn decide(settings: &RetrySettings, failed: &Failed<'_>, draw: Draw) -> Decision {
     match failed.kind {
         FailureKind::DeadLetter => return Decision::DeadLetter(DeadLetterCause::RejectedByHandler),
         FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => {}
     }
-    if failed.record.failures.saturating_add(1) >= settings.max_attempts {
+    let failures = failed.record.failures.saturating_add(1);
+    if failures >= settings.max_attempts {
         return Decision::DeadLetter(match failed.kind {
             FailureKind::Timeout => DeadLetterCause::SettleTimeout,
             FailureKind::Retry | FailureKind::DeadLetter | FailureKind::Crash => DeadLetterCause::MaxAttempts,
         });
     }
-    let slot = Slot::at_least(failed.delay.unwrap_or(settings.delay)).unwrap_or_else(Slot::longest);
+    let slot = match failed.delay {
+        Some(asked) => Slot::at_least(asked).unwrap_or_else(Slot::longest),
+        None => retry::slot(settings, failures, draw),
+    };
     match failed.remaining_ms {
         Some(left) if Duration::from_millis(left) <= slot.ttl() => Decision::DeadLetter(DeadLetterCause::Expired),
         Some(_) | None => Decision::Retry(slot),
@@ -145,20 +162,25 @@ pub struct Verdict<'a> {
     pub by: &'a str,
 }
 
-/// The dead letter: the message with its history, the cause and who gave it up.
+/// The dead letter: the message with its history, the cause and who gave it up. Without a failure no attempt is counted.
 pub fn dead_letter(
     source: &Source<'_>,
-    failure: Failure,
+    failure: Option<Failure>,
     target: &DeadLetterSettings,
     verdict: &Verdict<'_>,
 ) -> Message {
-    let reason = failure.reason.clone();
-    let record = failed_record(source, failure);
-    let mut letter = copy(source, &record, target.exchange.clone());
+    let reason = failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default();
+    let record = match failure {
+        Some(failure) => failed_record(source, failure),
+        None => seen_record(source),
+    };
+    let (exchange, routing_key) = target.address(source.queue);
+    let mut letter = copy(source, &record, exchange);
+    letter.routing_key = routing_key;
     let time = i64::try_from(source.now_ms).unwrap_or(i64::MAX);
     letter.properties.headers.extend([
         ("x-sidebus-dlq-cause".to_owned(), Value::text(verdict.cause.as_str())),
-        ("x-sidebus-dlq-reason".to_owned(), Value::text(reason)),
+        (LETTER_REASON.to_owned(), Value::text(reason)),
         ("x-sidebus-dlq-time".to_owned(), Value::Int64(time)),
         ("x-sidebus-dlq-id".to_owned(), Value::text(verdict.letter_id)),
         ("x-sidebus-dlq-by".to_owned(), Value::text(verdict.by)),
@@ -166,11 +188,16 @@ pub fn dead_letter(
     letter
 }
 
-fn failed_record(source: &Source<'_>, failure: Failure) -> Record {
+fn seen_record(source: &Source<'_>) -> Record {
     let mut record = source.record.clone();
     if record.origin.is_none() {
         record.origin = Some(record::first_sight(source.message, source.queue, source.now_ms));
     }
+    record
+}
+
+fn failed_record(source: &Source<'_>, failure: Failure) -> Record {
+    let mut record = seen_record(source);
     record.failures = record.failures.saturating_add(1);
     record.push(failure);
     record
@@ -200,11 +227,14 @@ mod tests {
 
     use super::*;
     use crate::domain::message::Properties;
+    use crate::domain::subscription::OwnLetters;
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    const DRAW: Draw = Draw { spread: 0.5, pick: 0.5 };
+
     fn settings() -> RetrySettings {
-        RetrySettings { max_attempts: 3, delay: SECOND }
+        RetrySettings { max_attempts: 3, jitter: 0.0, ..RetrySettings::default() }
     }
 
     fn failed(record: &Record, kind: FailureKind) -> Failed<'_> {
@@ -214,16 +244,16 @@ mod tests {
     #[test]
     fn retries_stop_at_the_ceiling() {
         let record = |failures| Record { failures, ..Record::default() };
-        let retry = Decision::Retry(Slot::at_least(SECOND).unwrap());
+        let retry = |delay| Decision::Retry(Slot::at_least(delay).unwrap());
         for (failures, kind, expected) in [
-            (0, FailureKind::Retry, retry),
-            (1, FailureKind::Timeout, retry),
+            (0, FailureKind::Retry, retry(SECOND)),
+            (1, FailureKind::Timeout, retry(SECOND * 2)),
             (2, FailureKind::Retry, Decision::DeadLetter(DeadLetterCause::MaxAttempts)),
             (2, FailureKind::Timeout, Decision::DeadLetter(DeadLetterCause::SettleTimeout)),
             (u32::MAX, FailureKind::Retry, Decision::DeadLetter(DeadLetterCause::MaxAttempts)),
             (0, FailureKind::DeadLetter, Decision::DeadLetter(DeadLetterCause::RejectedByHandler)),
         ] {
-            assert_eq!(decide(&settings(), &failed(&record(failures), kind)), expected, "{failures} {kind:?}");
+            assert_eq!(decide(&settings(), &failed(&record(failures), kind), DRAW), expected, "{failures} {kind:?}");
         }
     }
 
@@ -231,7 +261,8 @@ mod tests {
     fn a_handlers_own_delay_is_never_early() {
         let record = Record::default();
         let asked = Duration::from_millis(5_001);
-        let decision = decide(&settings(), &Failed { delay: Some(asked), ..failed(&record, FailureKind::Retry) });
+        let failed = Failed { delay: Some(asked), ..failed(&record, FailureKind::Retry) };
+        let decision = decide(&RetrySettings::default(), &failed, Draw { spread: 0.0, pick: 0.999 });
         let Decision::Retry(slot) = decision else { panic!("{decision:?}") };
         assert!(slot.ttl() >= asked);
     }
@@ -240,7 +271,7 @@ mod tests {
     fn a_message_that_would_expire_while_waiting_is_given_up() {
         let record = Record::default();
         let dying = Failed { remaining_ms: Some(900), ..failed(&record, FailureKind::Retry) };
-        assert_eq!(decide(&settings(), &dying), Decision::DeadLetter(DeadLetterCause::Expired));
+        assert_eq!(decide(&settings(), &dying, DRAW), Decision::DeadLetter(DeadLetterCause::Expired));
     }
 
     fn message() -> Message {
@@ -308,13 +339,13 @@ mod tests {
     fn a_letter_says_why_who_and_when() {
         let (message, record, queue) = (message(), Record::default(), QueueName::parse("hand-saga").unwrap());
         let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
-        let target = DeadLetterSettings {
-            exchange: ExchangeName::parse("angzarr.dlx").unwrap(),
-            queue: QueueName::parse("angzarr.dlq").unwrap(),
-        };
+        let target = DeadLetterSettings::shared(
+            ExchangeName::parse("angzarr.dlx").unwrap(),
+            QueueName::parse("angzarr.dlq").unwrap(),
+        );
         let verdict = Verdict { cause: DeadLetterCause::RejectedByHandler, letter_id: "l-1", by: "pod-1 0.1.0" };
 
-        let letter = dead_letter(&source, failure(), &target, &verdict);
+        let letter = dead_letter(&source, Some(failure()), &target, &verdict);
 
         assert_eq!((letter.exchange.as_str(), letter.routing_key.as_str()), ("angzarr.dlx", "hand-saga"));
         let text = |name: &str| letter.properties.headers.get(name).and_then(Value::as_text);
@@ -322,5 +353,26 @@ mod tests {
         assert_eq!(text("x-sidebus-dlq-reason"), Some("BUSY"));
         assert_eq!(text("x-sidebus-dlq-by"), Some("pod-1 0.1.0"));
         assert_eq!(letter.properties.headers.get("x-sidebus-attempt"), Some(&Value::Int64(1)));
+    }
+
+    #[test]
+    fn a_letter_that_no_handler_saw_counts_no_attempt_and_goes_where_the_scope_says() {
+        let (message, record, queue) = (message(), Record::default(), QueueName::parse("hand-saga").unwrap());
+        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
+        let mut target = DeadLetterSettings::shared(
+            ExchangeName::parse("angzarr.dlx").unwrap(),
+            QueueName::parse("angzarr.dlq").unwrap(),
+        );
+        let own = QueueName::parse("hand-saga.dlq").unwrap();
+        target.own = Some(OwnLetters { queue: own, archive: None });
+        let verdict = Verdict { cause: DeadLetterCause::MessageTooLarge, letter_id: "l-1", by: "pod-1 0.1.0" };
+
+        let letter = dead_letter(&source, None, &target, &verdict);
+
+        assert_eq!((letter.exchange.as_str(), letter.routing_key.as_str()), ("", "hand-saga.dlq"));
+        let text = |name: &str| letter.properties.headers.get(name).and_then(Value::as_text);
+        assert_eq!((text("x-sidebus-dlq-cause"), text("x-sidebus-dlq-reason")), (Some("MESSAGE_TOO_LARGE"), Some("")));
+        assert_eq!(letter.properties.headers.get("x-sidebus-attempt"), Some(&Value::Int64(0)));
+        assert!(letter.properties.headers.contains_key("x-sidebus-origin"));
     }
 }

@@ -1,15 +1,52 @@
-//! What of the waiting publishes goes out together. Knows no broker.
+//! What of the waiting publishes goes out together, and what has to wait for an answer first. Knows no broker.
+//!
+//! A returned message is recognised by its id alone, so two equal ids must not be unanswered at the same time.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Takes the next batch from the front of what waits: at most `batch_max` items, never two with the same key (the
-/// message id). The order is kept: nothing behind an item that has to wait goes first.
-///
-/// Two equal ids must not be unanswered together, because a returned message is recognised by its id alone.
-pub fn next_batch<T>(waiting: &mut VecDeque<T>, batch_max: usize, key: impl Fn(&T) -> &str) -> Vec<T> {
-    let mut keys = HashSet::new();
-    let fitting = waiting.iter().take(batch_max.max(1)).take_while(|item| keys.insert(key(item))).count();
-    waiting.drain(..fitting).collect()
+/// The batches of one lane that are not answered yet, oldest first.
+#[derive(Debug, Default)]
+pub struct Unanswered {
+    batches: VecDeque<Vec<Key>>,
+    keys: HashSet<Key>,
+}
+
+/// Stands for a message id. Two ids with one key would only wait for each other.
+type Key = u64;
+
+fn key(id: &str) -> Key {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Unanswered {
+    /// Takes the next batch from the front of what waits: at most `batch_max` items (at least 1), none with the id of
+    /// another that is unanswered. The order is kept: nothing behind an item that has to wait goes first. Empty when
+    /// nothing may go now.
+    pub fn take<T>(&mut self, waiting: &mut VecDeque<T>, batch_max: usize, id: impl Fn(&T) -> &str) -> Vec<T> {
+        let mut keys = Vec::new();
+        for item in waiting.iter().take(batch_max.max(1)) {
+            let key = key(id(item));
+            if !self.keys.insert(key) {
+                break;
+            }
+            keys.push(key);
+        }
+        let batch = waiting.drain(..keys.len()).collect();
+        if !keys.is_empty() {
+            self.batches.push_back(keys);
+        }
+        batch
+    }
+
+    /// The oldest batch has its answers.
+    pub fn answered(&mut self) {
+        for key in self.batches.pop_front().unwrap_or_default() {
+            self.keys.remove(&key);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -19,16 +56,32 @@ mod tests {
     use super::*;
 
     proptest! {
+        /// Against a plain list of what is out: nothing is lost, the order is kept, and no id is out twice.
         #[test]
-        fn batches_keep_the_order_and_hold_no_id_twice(ids in prop::collection::vec("[a-c]", 0..60), batch_max in 0_usize..10) {
+        fn no_id_is_unanswered_twice_and_the_order_is_kept(
+            ids in prop::collection::vec("[a-e]", 0..80),
+            batch_max in 0_usize..10,
+            answers in prop::collection::vec(any::<bool>(), 0..400),
+        ) {
             let mut waiting: VecDeque<String> = ids.clone().into();
-            let mut sent = Vec::new();
+            let (mut unanswered, mut out, mut sent) = (Unanswered::default(), VecDeque::new(), Vec::new());
+            let mut answers = answers.into_iter();
             while !waiting.is_empty() {
-                let batch = next_batch(&mut waiting, batch_max, |id| id);
-                prop_assert!(!batch.is_empty() && batch.len() <= batch_max.max(1));
-                let distinct: HashSet<&String> = batch.iter().collect();
-                prop_assert_eq!(distinct.len(), batch.len());
-                sent.extend(batch);
+                let batch = unanswered.take(&mut waiting, batch_max, |id| id);
+                prop_assert!(batch.len() <= batch_max.max(1));
+                prop_assert!(!batch.is_empty() || !out.is_empty(), "with nothing out, something goes");
+                let must_answer = batch.is_empty();
+                if !batch.is_empty() {
+                    sent.extend(batch.iter().cloned());
+                    out.push_back(batch);
+                }
+                let ids_out: Vec<&String> = out.iter().flatten().collect();
+                prop_assert_eq!(ids_out.iter().collect::<HashSet<_>>().len(), ids_out.len());
+                prop_assert_eq!(unanswered.batches.len(), out.len());
+                if must_answer || answers.next().unwrap_or(true) {
+                    out.pop_front();
+                    unanswered.answered();
+                }
             }
             prop_assert_eq!(sent, ids);
         }

@@ -116,6 +116,23 @@ impl Value {
         std::str::from_utf8(bytes).ok()
     }
 
+    /// Whether both say the same, whatever their width on the wire: clients differ in the width that they write.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let float = |value: &Self| {
+            if let Self::Float(number) = value { Some(f64::from(*number)) } else { value.as_double() }
+        };
+        match (self.as_integer(), other.as_integer(), float(self), float(other)) {
+            (Some(one), Some(other), ..) => one == other,
+            (.., Some(one), Some(other)) => one.to_bits() == other.to_bits(),
+            (..) => self == other,
+        }
+    }
+
+    fn as_double(&self) -> Option<f64> {
+        let Self::Double(number) = self else { return None };
+        Some(*number)
+    }
+
     /// The number, if this is an integer of any width.
     pub fn as_integer(&self) -> Option<i64> {
         match self {

@@ -5,18 +5,27 @@
 
 pub mod backoff;
 pub mod coalesce;
+pub mod dead_letter;
 pub mod delay;
 pub mod delivery_id;
+pub mod desired;
+pub mod difference;
 pub mod failure;
 pub mod giving_up;
 pub mod lane_batch;
+pub mod late_acks;
 pub mod ledger;
+pub mod masking;
 pub mod message;
 pub mod name;
 pub mod pace;
+pub mod queue_keys;
+pub mod queue_rules;
 pub mod readiness;
 pub mod record;
+pub mod retry;
 pub mod subscription;
 pub mod topology;
 pub mod verdict;
+pub mod version;
 pub mod window;

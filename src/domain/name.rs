@@ -30,8 +30,8 @@ pub enum NameError {
     /// The broker keeps this prefix for itself: declaring such a name is refused with 403.
     #[error("begins with \"amq.\", which the broker keeps for itself")]
     Reserved,
-    /// A subscription's name takes letters, digits, `-`, `_` and `.` only.
-    #[error("contains {0:?}; letters, digits, '-', '_' and '.' are allowed")]
+    /// A subscription's name takes ASCII letters, digits, `-`, `_` and `.` only.
+    #[error("contains {0:?}; letters from a to z, digits, '-', '_' and '.' are allowed")]
     Character(char),
 }
 
@@ -91,6 +91,17 @@ impl ExchangeName {
         Ok(Self(text.into()))
     }
 
+    /// Checks a name that is only bound to: the broker's own exchanges (`amq.topic`) included, the nameless one not.
+    ///
+    /// # Errors
+    /// The first rule that the text breaks.
+    pub fn parse_bound(text: &str) -> Result<Self, NameError> {
+        match check(text) {
+            Ok(()) | Err(NameError::Reserved) => Ok(Self(text.into())),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A name as the broker told it: any text, `amq.topic` and the empty name included.
     pub fn from_broker(text: &str) -> Self {
         Self(text.into())
@@ -118,7 +129,7 @@ impl fmt::Display for ExchangeName {
     }
 }
 
-/// A named consumer group: 1 to 128 of letters, digits, `-`, `_` and `.`.
+/// A named consumer group: 1 to 128 of ASCII letters, digits, `-`, `_` and `.`, which variables can spell, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubscriptionName(Arc<str>);
 
@@ -134,7 +145,7 @@ impl SubscriptionName {
         if text.len() > SUBSCRIPTION_BYTES_MAX {
             return Err(NameError::TooLong { found: text.len(), max: SUBSCRIPTION_BYTES_MAX });
         }
-        let allowed = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if let Some(bad) = text.chars().find(|c| !allowed(c)) {
             return Err(NameError::Character(bad));
         }
@@ -175,6 +186,7 @@ mod tests {
     fn subscription_names_take_few_characters() {
         assert!(SubscriptionName::parse("prod.player_projector-1").is_ok());
         assert_eq!(SubscriptionName::parse("a b"), Err(NameError::Character(' ')));
+        assert_eq!(SubscriptionName::parse("grüße"), Err(NameError::Character('ü')));
         assert!(SubscriptionName::parse(&"x".repeat(129)).is_err());
     }
 }

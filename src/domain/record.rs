@@ -1,6 +1,7 @@
 //! What a message carries about its failures: the `x-sidebus-*` headers, read and written. Knows no broker.
 
 use super::failure::{Failure, FailureKind, Origin};
+use super::late_acks::Print;
 use super::message::{Headers, Message, Value, encoded_bytes, is_reserved_header};
 use super::name::{ExchangeName, QueueName};
 use super::verdict::cut;
@@ -73,6 +74,13 @@ pub struct Seen {
     pub distrusted_headers: usize,
     /// How often the queue itself has counted a requeue; 0 where it counts nothing.
     pub delivery_count: u32,
+}
+
+impl Seen {
+    /// What a redelivery of it is recognised by; `None` without a message id.
+    pub fn print(&self) -> Option<Print> {
+        Print::of(&self.message, self.record.attempt())
+    }
 }
 
 impl Record {

@@ -1,5 +1,8 @@
 //! From what is wanted on the broker to an ordered list of steps. Knows no broker: backends carry the steps out.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use super::message::{Headers, Value};
 use super::name::{ExchangeName, QueueName};
 use super::subscription::{
@@ -46,12 +49,27 @@ pub struct Exchange {
     pub internal: bool,
     /// Further arguments.
     pub arguments: Headers,
+    /// What somebody has named; see [`Named`].
+    pub named: Named,
 }
+
+/// The properties and arguments that settings or a handler name, under the broker's words (`type`, `durable`,
+/// `x-message-ttl`): an existing object must have them as they are. All else are our defaults, which apply only to what
+/// we create.
+pub type Named = BTreeSet<String>;
 
 impl Exchange {
     /// A durable exchange without options.
     pub fn durable(name: ExchangeName, kind: ExchangeKind) -> Self {
-        Self { name, kind, durable: true, auto_delete: false, internal: false, arguments: Headers::new() }
+        Self {
+            name,
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments: Headers::new(),
+            named: Named::new(),
+        }
     }
 }
 
@@ -68,6 +86,24 @@ pub struct Queue {
     pub exclusive: bool,
     /// Every argument, the queue type included.
     pub arguments: Headers,
+    /// What somebody has named; see [`Named`].
+    pub named: Named,
+}
+
+impl Queue {
+    /// What would be asked for to have exactly this queue.
+    pub fn as_settings(&self) -> QueueSettings {
+        let kind = self.arguments.get("x-queue-type").and_then(Value::as_text);
+        let queue_type = if kind == Some("quorum") { QueueType::Quorum } else { QueueType::Classic };
+        QueueSettings {
+            name: self.name.clone(),
+            queue_type: Some(queue_type),
+            durable: Some(self.durable),
+            auto_delete: Some(self.auto_delete),
+            exclusive: Some(self.exclusive),
+            arguments: self.arguments.clone(),
+        }
+    }
 }
 
 /// One step of a plan.
@@ -86,6 +122,15 @@ pub enum Step {
         /// What feeds it.
         binding: Binding,
     },
+    /// Take a binding away; one that is not there is no error.
+    Unbind {
+        /// The queue that is fed.
+        queue: QueueName,
+        /// True = the queue belongs to the connection that consumes.
+        exclusive: bool,
+        /// What feeds it.
+        binding: Binding,
+    },
 }
 
 /// Whether missing objects are declared.
@@ -100,6 +145,17 @@ pub enum TopologyMode {
     Off,
 }
 
+impl TopologyMode {
+    /// The word of the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Verify => "verify",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Steps in the order in which they must be done.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
@@ -109,62 +165,47 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-/// Requeues that a dead-letter queue allows: an absent limit becomes 20 after an upgrade to RabbitMQ 4, and peeking
-/// would then delete letters. The broker refuses a later change of the value (406), so it is a constant.
-const DEAD_LETTER_DELIVERY_LIMIT: i64 = 2_000_000_000;
-
 /// What every sidecar of the vhost shares: the exchange for events and the dead letters.
 pub fn shared(mode: TopologyMode, events: Exchange, others: &[Exchange], dead_letter: &DeadLetterSettings) -> Plan {
     let mut steps = vec![Step::Exchange(events)];
     steps.extend(others.iter().cloned().map(Step::Exchange));
-    steps.extend(dead_letters(dead_letter));
+    steps.extend(dead_letter.steps());
     Plan { mode, steps }
+}
+
+/// The exchanges of others that feed what these steps make, and that they do not make themselves.
+pub fn feeding<'a>(others: impl IntoIterator<Item = &'a Step>, own: &'a [Step]) -> impl Iterator<Item = &'a Step> {
+    others.into_iter().filter(|step| {
+        let Step::Exchange(exchange) = step else { return false };
+        let binds = |own: &Step| matches!(own, Step::Bind { binding, .. } if binding.exchange == exchange.name);
+        !own.contains(*step) && own.iter().any(binds)
+    })
 }
 
 /// The queue of a subscription, its bindings and its dead letters.
 pub fn subscription(mode: TopologyMode, wanted: &Subscription) -> Plan {
-    let mut steps = dead_letters(&wanted.dead_letter);
-    let queue = work_queue(&wanted.queue, &wanted.dead_letter.exchange);
+    let mut steps = wanted.dead_letter.steps();
+    let queue = work_queue(&wanted.queue, &wanted.dead_letter);
     let exclusive = queue.exclusive;
     steps.push(Step::Queue(queue));
+    let queue = &wanted.queue.name;
+    steps.extend(wanted.unbind.iter().map(|binding| Step::Unbind {
+        queue: queue.clone(),
+        exclusive,
+        binding: binding.clone(),
+    }));
     steps.extend(wanted.bindings.iter().map(|binding| Step::Bind {
-        queue: wanted.queue.name.clone(),
+        queue: queue.clone(),
         exclusive,
         binding: binding.clone(),
     }));
     Plan { mode, steps }
 }
 
-fn dead_letters(target: &DeadLetterSettings) -> Vec<Step> {
-    let arguments = Headers::from([
-        ("x-queue-type".to_owned(), Value::text("quorum")),
-        ("x-delivery-limit".to_owned(), Value::Int64(DEAD_LETTER_DELIVERY_LIMIT)),
-    ]);
-    vec![
-        Step::Exchange(Exchange::durable(target.exchange.clone(), ExchangeKind::Fanout)),
-        Step::Queue(Queue {
-            name: target.queue.clone(),
-            durable: true,
-            auto_delete: false,
-            exclusive: false,
-            arguments,
-        }),
-        Step::Bind {
-            queue: target.queue.clone(),
-            exclusive: false,
-            binding: Binding {
-                exchange: target.exchange.clone(),
-                routing_key: String::new(),
-                arguments: Headers::new(),
-            },
-        },
-    ]
-}
-
 /// The type that the keys ask for: quorum, unless the queue is one that quorum refuses (406 for each on 3.10.8).
 pub fn queue_type(wanted: &QueueSettings) -> QueueType {
-    let classic_only = wanted.exclusive
-        || wanted.auto_delete
+    let classic_only = wanted.is_exclusive()
+        || wanted.is_auto_delete()
         || wanted.durable == Some(false)
         || wanted.arguments.contains_key("x-max-priority");
     match (wanted.queue_type, classic_only) {
@@ -174,27 +215,55 @@ pub fn queue_type(wanted: &QueueSettings) -> QueueType {
     }
 }
 
-fn work_queue(wanted: &QueueSettings, dead_letter_exchange: &ExchangeName) -> Queue {
+fn work_queue(wanted: &QueueSettings, dead_letter: &DeadLetterSettings) -> Queue {
     let mut arguments = Headers::new();
     // The backstop behind the delivery limit: without a target the broker drops what it gives up.
-    arguments.insert("x-dead-letter-exchange".to_owned(), Value::text(dead_letter_exchange.as_str()));
+    arguments.insert("x-dead-letter-exchange".to_owned(), Value::text(dead_letter.exchange.as_str()));
     arguments.insert("x-overflow".to_owned(), Value::text("reject-publish"));
-    match queue_type(wanted) {
+    let queue_type = queue_type(wanted);
+    arguments.insert("x-queue-type".to_owned(), Value::text(queue_type.as_str()));
+    match queue_type {
         QueueType::Quorum => {
-            arguments.insert("x-queue-type".to_owned(), Value::text("quorum"));
             arguments.insert("x-dead-letter-strategy".to_owned(), Value::text("at-least-once"));
             arguments.insert("x-delivery-limit".to_owned(), Value::Int64(i64::from(DELIVERY_LIMIT_DEFAULT)));
         }
-        QueueType::Classic => {
-            arguments.insert("x-queue-type".to_owned(), Value::text("classic"));
-        }
+        QueueType::Classic => {}
     }
     arguments.extend(wanted.arguments.clone());
     Queue {
         name: wanted.name.clone(),
-        durable: wanted.durable.unwrap_or(true),
-        auto_delete: wanted.auto_delete,
-        exclusive: wanted.exclusive,
+        durable: wanted.is_durable(),
+        auto_delete: wanted.is_auto_delete(),
+        exclusive: wanted.is_exclusive(),
         arguments,
+        named: named(wanted, dead_letter),
+    }
+}
+
+fn named(wanted: &QueueSettings, dead_letter: &DeadLetterSettings) -> Named {
+    let properties = [
+        ("durable", wanted.durable.is_some()),
+        ("auto_delete", wanted.auto_delete.is_some()),
+        ("exclusive", wanted.exclusive.is_some()),
+        ("x-queue-type", wanted.queue_type.is_some()),
+        ("x-dead-letter-exchange", dead_letter.is_exchange_named),
+    ];
+    let properties = properties.into_iter().filter(|(_, is_named)| *is_named).map(|(name, _)| name.to_owned());
+    properties.chain(wanted.arguments.keys().cloned()).collect()
+}
+
+impl fmt::Display for Step {
+    /// For people, such as `declare quorum queue player-projector`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exchange(exchange) => write!(f, "declare {} exchange {}", exchange.kind.as_str(), exchange.name),
+            Self::Queue(queue) => {
+                let kind = queue.arguments.get("x-queue-type").and_then(Value::as_text).unwrap_or("classic");
+                let exclusive = if queue.exclusive { "exclusive " } else { "" };
+                write!(f, "declare {exclusive}{kind} queue {}", queue.name)
+            }
+            Self::Bind { queue, binding, .. } => write!(f, "bind {}", binding.describe(queue)),
+            Self::Unbind { queue, binding, .. } => write!(f, "unbind {}", binding.describe(queue)),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Knows no command line. It reconnects never: a command says what went wrong and ends.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +18,10 @@ use super::proto::sidebus::v1;
 use super::proto::sidebus::v1::consumer_service_client::ConsumerServiceClient;
 use super::proto::sidebus::v1::publisher_service_client::PublisherServiceClient;
 use super::status::ERROR_DOMAIN;
+use crate::domain::masking::masked;
 
 mod json;
 
-/// Where a sidecar listens unless told otherwise.
-pub const ENDPOINT_DEFAULT: &str = "127.0.0.1:7672";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest frame taken; the sidecar's own body limit is 16 MiB unless configured.
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -124,6 +124,8 @@ pub struct Frame {
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
+    /// As it was given.
+    endpoint: String,
 }
 
 impl Client {
@@ -140,14 +142,17 @@ impl Client {
         let bad = |error: &dyn std::fmt::Display| ClientError {
             kind: ErrorKind::BadEndpoint,
             reason: "BAD_ENDPOINT".to_owned(),
-            text: format!("{endpoint:?} is not an address ({error}); try: host:port, or the path of a Unix socket"),
+            text: format!(
+                "{:?} is not an address ({error}); try: host:port, or the path of a Unix socket",
+                masked(endpoint)
+            ),
         };
         if address.starts_with("https:") {
             return Err(bad(&"this build speaks plain text to sidecars"));
         }
         let target = Endpoint::from_shared(address).map_err(|error| bad(&error))?.connect_timeout(CONNECT_TIMEOUT);
         let channel = target.connect().await.map_err(|error| no_sidecar(endpoint, &error))?;
-        Ok(Self { channel })
+        Ok(Self { channel, endpoint: endpoint.to_owned() })
     }
 
     /// Publishes a batch of 1 to 500 messages: all are routed and confirmed, or it is an error. Returns the message ids
@@ -158,7 +163,8 @@ impl Client {
     pub async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<String>, ClientError> {
         let messages = messages.into_iter().map(json::outgoing_to_proto).collect();
         let request = v1::PublishRequest { messages, options: None };
-        let answer = PublisherServiceClient::new(self.channel.clone()).publish(request).await?;
+        let answer = PublisherServiceClient::new(self.channel.clone()).publish(request).await;
+        let answer = answer.map_err(|status| failed(&self.endpoint, status))?;
         Ok(answer.into_inner().message_ids)
     }
 
@@ -172,7 +178,9 @@ impl Client {
         // The channel is new and holds more than one frame.
         requests.try_send(first).map_err(|error| local(&error))?;
         let mut client = ConsumerServiceClient::new(self.channel.clone()).max_decoding_message_size(FRAME_BYTES_MAX);
-        let responses = client.subscribe(ReceiverStream::new(waiting)).await?.into_inner();
+        let responses =
+            client.subscribe(ReceiverStream::new(waiting)).await.map_err(|status| failed(&self.endpoint, status))?;
+        let responses = responses.into_inner();
         Ok(Deliveries { requests, responses })
     }
 }
@@ -257,16 +265,36 @@ fn open(source: &Source, handler: &str, window: u16) -> v1::SubscribeOpen {
     }
 }
 
-fn no_sidecar(endpoint: &str, error: &tonic::transport::Error) -> ClientError {
+/// Why a call failed that was the first on its way: what the sidecar says, or that there is none.
+fn failed(endpoint: &str, status: Status) -> ClientError {
+    // A status of the sidecar has no source. Not so one that was made here because nothing that speaks gRPC has answered,
+    // as a web server does, or because the connection was closed.
+    let is_ours = [Code::Unknown, Code::Internal, Code::Unavailable, Code::Cancelled].contains(&status.code());
+    if let Some(source) = status.source().filter(|_| is_ours) {
+        return no_sidecar(endpoint, source);
+    }
+    let is_foreign = status.code() == Code::Unimplemented && status.get_error_details().error_info().is_none();
+    if is_foreign { nobody_at(endpoint, "what is there knows no such service") } else { status.into() }
+}
+
+fn no_sidecar(endpoint: &str, error: &dyn std::error::Error) -> ClientError {
     // The outer text is "transport error"; the cause says refused, not found or timed out.
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
+    nobody_at(endpoint, &cause.to_string())
+}
+
+fn nobody_at(endpoint: &str, cause: &str) -> ClientError {
+    let endpoint = masked(endpoint);
     ClientError {
         kind: ErrorKind::NoSidecar,
         reason: "NO_SIDECAR".to_owned(),
-        text: format!("no sidecar answers at {endpoint} ({cause}); try: start one with `sidebus run`, or --endpoint"),
+        text: format!(
+            "no sidecar answers at {endpoint} ({cause}); try: start one with `sidebus run`, or say where it is with \
+             --endpoint or client.endpoint"
+        ),
     }
 }
 
@@ -307,5 +335,21 @@ fn kind_of_code(code: Code) -> ErrorKind {
         ErrorKind::Refused
     } else {
         ErrorKind::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_know_the_service_is_no_sidecar_and_what_a_sidecar_says_stands() {
+        let foreign = failed("h:1", Status::unimplemented(""));
+        assert_eq!((foreign.kind, foreign.reason.as_str()), (ErrorKind::NoSidecar, "NO_SIDECAR"));
+        assert!(foreign.text.contains("no sidecar answers at h:1 (what is there knows no such service)"), "{foreign}");
+        for code in [Code::Unknown, Code::Internal, Code::NotFound] {
+            let told = failed("h:1", Status::new(code, "its own words"));
+            assert_eq!(told.text, "its own words");
+        }
     }
 }

@@ -7,18 +7,21 @@ use futures_util::Stream;
 use futures_util::stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::warn;
 
 use super::door::Door;
 use super::frames::{frame_to_proto, opened_to_proto, said_from_proto};
-use super::problem::Problem;
+use super::presence::Seat;
+use super::problem::{FieldViolation, Problem};
 use super::proto::sidebus::v1;
 use super::proto::sidebus::v1::consumer_service_server::ConsumerService;
-use super::wire::{self, DeclareDefaults, OpenRequest, ResultMode};
+use super::status::is_undecodable;
+use super::wire::{self, DECLARE_PATH, DeclareDefaults, Declared, OpenRequest, ResultMode};
 use crate::bridge::{
     AttachError, AttachRequest, Attached, DeclareError, FrameLimits, Hangup, Outbox, Results, StreamEnd, Voice,
 };
 use crate::domain::name::SubscriptionName;
-use crate::domain::subscription::Subscription;
+use crate::domain::subscription::{Clash, Subscription};
 use crate::runtime::TaskKind;
 
 /// See the module.
@@ -41,21 +44,27 @@ impl ConsumerService for Consumer {
         let open = first.open.take();
         let open = open.ok_or_else(|| violation("the first frame must carry open"))?;
         let open = wire::open_from_proto(open)?;
+        let leaves = first.leave;
         let said = said_from_proto(first)?;
 
         let (subscription, attached) = self.0.attach(open, peer).await?;
         let Attached { stream, outbox, voice, terms } = attached.joined;
         let gone = CancellationToken::new();
+        let seat = Arc::new(self.0.presence.enter());
+        if leaves {
+            seat.leave();
+        }
         let outgoing = Outgoing {
             first: Some(opened_to_proto(stream.0, &terms)),
             outbox,
             limits: attached.limits,
             queue: subscription.queue.name.as_str().to_owned(),
             _gone: gone.clone().drop_guard(),
+            _seat: Arc::clone(&seat),
         };
         let reader = async move {
             if voice.say(said).await {
-                read(inbound, voice, gone).await;
+                read(inbound, voice, gone, &seat).await;
             }
         };
         self.0.tasks.spawn(TaskKind::Stream, subscription.name.as_str(), reader);
@@ -110,7 +119,7 @@ impl Door {
         for _ in 0..ATTACH_TRIES {
             let subscription = self.subscription_of(&name, &open)?;
             let request = AttachRequest {
-                handler: label(open.handler.as_deref().unwrap_or(&peer)),
+                handler: wire::label(open.handler.as_deref().unwrap_or(&peer)),
                 messages_max: open.window.messages.map(u32::from),
                 bytes_max: open.window.bytes.unwrap_or(self.settings.window_bytes),
                 settle_timeout: Some(open.settle_timeout_within(&subscription.delivery)?),
@@ -166,24 +175,44 @@ impl Door {
                 hint: "configure it under [queues], or set grpc.handlers_may_declare = true".to_owned(),
             }),
             (None, Some(spec)) => {
-                let subscription = wire::subscription_from_proto(name, spec.clone(), &defaults)?;
-                self.registry.declare(subscription).map_err(|DeclareError::TooMany { limit }| {
-                    let what = "subscriptions brought by handlers".to_owned();
-                    Problem::HandlerLimit { what, limit: bytes(limit) }
-                })?;
+                let Declared { subscription, warnings } = wire::subscription_from_proto(name, spec.clone(), &defaults)?;
+                self.registry.declare(subscription).map_err(refused)?;
+                for warning in warnings {
+                    warn!(subscription = %name, %warning, "a handler's declaration may surprise");
+                }
                 self.registry.find(name).ok_or(Problem::Draining)
             }
         }
     }
 }
 
-fn bytes(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+fn refused(error: DeclareError) -> Problem {
+    match error {
+        DeclareError::TooMany { limit } => {
+            Problem::HandlerLimit { what: "subscriptions brought by handlers".to_owned(), limit: bytes(limit) }
+        }
+        DeclareError::Clash { other, clash } => {
+            let (field, description) = match clash {
+                Clash::Queue => ("queue", format!("belongs to subscription {other} already: share that subscription")),
+                Clash::Letters => ("queue", format!("would be a dead-letter queue and a work queue, with {other}")),
+                Clash::OwnLetters => {
+                    ("dead_letter.queue", format!("takes the letters of subscription {other} already"))
+                }
+                Clash::Listening => (
+                    "bindings",
+                    format!("name the dead-letter exchange of subscription {other}: handlers may not bind to it"),
+                ),
+                // A declaration names no archive, so it is the other's.
+                Clash::Archive => ("dead_letter.queue", format!("is the archive of subscription {other}")),
+            };
+            let field = format!("{DECLARE_PATH}.{field}");
+            Problem::InvalidRequest(vec![FieldViolation { field, description }])
+        }
+    }
 }
 
-/// A label without control characters: it goes into log lines and headers.
-fn label(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// The sending side of a stream.
@@ -194,6 +223,7 @@ struct Outgoing {
     queue: String,
     /// Dropped with the stream, which tells the reader that nobody is there any more.
     _gone: DropGuard,
+    _seat: Arc<Seat>,
 }
 
 impl Outgoing {
@@ -221,12 +251,18 @@ fn status_of(end: StreamEnd) -> Option<Status> {
 }
 
 /// Reads a handler's frames until it hangs up.
-async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: CancellationToken) {
+async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: CancellationToken, seat: &Seat) {
     loop {
+        // In this order: a handler may say that it leaves and be gone when that is read.
         let frame = tokio::select! {
+            biased;
             frame = inbound.message() => frame,
             () = gone.cancelled() => return voice.hang_up(Hangup::Lost).await,
         };
+        // A handler that says nothing more has left as well.
+        if frame.as_ref().is_ok_and(|frame| frame.as_ref().is_none_or(|frame| frame.leave)) {
+            seat.leave();
+        }
         let said = match frame {
             Ok(Some(frame)) => said_from_proto(frame).map_err(|problem| Hangup::Protocol(rule_of(problem))),
             Ok(None) => Err(Hangup::HalfClosed),
@@ -250,6 +286,6 @@ fn rule_of(problem: Problem) -> String {
 
 /// A frame that cannot be read is the handler's fault; everything else means that the connection is gone.
 fn hangup_of(status: &Status) -> Hangup {
-    let is_nonsense = status.code() == Code::OutOfRange || status.message().contains("decode");
+    let is_nonsense = status.code() == Code::OutOfRange || is_undecodable(status);
     if is_nonsense { Hangup::Protocol(status.message().to_owned()) } else { Hangup::Lost }
 }

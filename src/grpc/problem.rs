@@ -6,6 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::broker::{BrokerError, Confirm};
+use crate::domain::difference;
 use crate::domain::name::ExchangeName;
 
 /// A field of a request that breaks a rule.
@@ -67,13 +68,17 @@ pub enum Problem {
         /// The first key that differs.
         difference: Difference,
     },
-    /// A queue or exchange of the broker is not as asked for.
-    #[error("{object} does not fit: {reason}")]
+    /// A queue, exchange or binding of the broker is not as asked for.
+    #[error("{reason}")]
     TopologyMismatch {
         /// Such as `queue player-projector`.
         object: String,
-        /// The broker's words.
+        /// The whole fact, in the words of the log.
         reason: String,
+        /// What to try instead.
+        hint: &'static str,
+        /// The first thing that was named and differs, if it is known.
+        difference: Option<Box<difference::Difference>>,
     },
     /// Too many handlers, streams, calls or publishes in flight.
     #[error("too many {what}: the limit is {limit}")]
@@ -94,6 +99,17 @@ pub enum Problem {
         /// What to try instead.
         hint: String,
     },
+    /// A queue, exchange or binding that is not this sidecar's.
+    #[error("not managed here: {what}")]
+    NotManaged {
+        /// What was asked for.
+        what: String,
+        /// What to try instead.
+        hint: String,
+    },
+    /// The token of a page is none of ours.
+    #[error("the page token is not valid")]
+    PageTokenExpired,
     /// This sidecar stops.
     #[error("the sidecar is shutting down")]
     Draining,
@@ -162,16 +178,17 @@ impl Problem {
                 "configure it under [queues.<name>], or let the handler bring it with open.declare"
             }
             Self::DeclareDiffers { .. } => "leave the key out of open.declare, or give it the configured value",
-            Self::TopologyMismatch { .. } => {
-                "make the settings fit what exists, or delete the object when it is empty and let Sidebus create it"
-            }
             Self::HandlerLimit { .. } => "retry later, or raise the limit in the settings",
             Self::SlowReader(_) => "read the stream while working, then reconnect",
-            Self::NotAllowed { hint, .. } => hint,
+            Self::TopologyMismatch { hint, .. } => hint,
+            Self::NotAllowed { hint, .. } | Self::NotManaged { hint, .. } => hint,
+            Self::PageTokenExpired => "begin with the first page: leave page_token empty",
             Self::Draining => "retry, or open a new stream: another sidecar or the next start takes it",
             Self::BrokerUnavailable(_) => "retry; Sidebus reconnects by itself",
             Self::BrokerBlocked(_) => "retry later; free memory or disk on the broker",
-            Self::Unroutable { .. } => "bind a queue, correct the routing key, or set options.allow_unroutable",
+            Self::Unroutable { .. } => {
+                "bind a queue, correct the routing key (at a headers exchange: the headers), or set options.allow_unroutable"
+            }
             Self::ExchangeNotFound(_) => "correct the name, or configure it under [exchanges.<name>]",
             Self::PublishRejected { .. } => {
                 "retry with the same message_id; some of several queues may have stored it already"
@@ -205,12 +222,17 @@ impl Problem {
     /// The problem behind an error of the broker.
     pub fn from_broker(error: BrokerError) -> Self {
         match error {
-            BrokerError::Mismatch { object, reason } => Self::TopologyMismatch { object, reason },
-            BrokerError::Missing { object } => {
-                Self::TopologyMismatch { object, reason: "it does not exist".to_owned() }
-            }
-            BrokerError::Locked { object } => {
-                Self::TopologyMismatch { object, reason: "it is exclusive to another connection".to_owned() }
+            BrokerError::Mismatch { .. } | BrokerError::Missing { .. } | BrokerError::Locked { .. } => {
+                let (reason, hint) = (error.to_string(), error.hint());
+                let object = error.differing_object().unwrap_or_default().to_owned();
+                let differences =
+                    if let BrokerError::Mismatch { differences, .. } = error { differences } else { Vec::new() };
+                Self::TopologyMismatch {
+                    object,
+                    reason,
+                    hint,
+                    difference: differences.into_iter().next().map(Box::new),
+                }
             }
             BrokerError::AccessRefused { .. } => {
                 Self::NotAllowed { hint: error.hint().to_owned(), what: error.to_string() }
@@ -219,6 +241,7 @@ impl Problem {
             BrokerError::Blocked { reason } => Self::BrokerBlocked(reason),
             BrokerError::Unreachable { .. }
             | BrokerError::Tls { .. }
+            | BrokerError::Unreadable { .. }
             | BrokerError::LoginRefused { .. }
             | BrokerError::VhostRefused { .. }
             | BrokerError::ConsumerCancelled { .. }

@@ -1,9 +1,7 @@
 //! `PublisherService`: a unary batch is OK only when every message is routed and confirmed. Knows no broker.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -11,18 +9,17 @@ use super::door::Door;
 use super::problem::Problem;
 use super::proto::sidebus::v1;
 use super::proto::sidebus::v1::publisher_service_server::PublisherService;
+use super::publish_stream::{self, Results};
 use super::status::publish_status;
 use super::wire::{self, PublishDefaults};
 use crate::bridge::Refusal;
-use crate::broker::{Publication, Routing};
+use crate::broker::Publication;
 use crate::domain::name::ExchangeName;
 use crate::runtime::unix_ms;
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher(pub(super) Arc<Door>);
-
-type Results = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PublisherService for Publisher {
@@ -43,8 +40,7 @@ impl PublisherService for Publisher {
             now_unix_seconds: unix_ms() / 1_000,
         };
         let messages = wire::batch_from_proto(messages, &defaults, || Uuid::now_v7().to_string())?;
-        let may_be_dropped = options.is_some_and(|options| options.allow_unroutable);
-        let routing = if may_be_dropped { Routing::Optional } else { Routing::Required };
+        let routing = wire::routing_from_proto(options.as_ref());
         let message_ids: Vec<String> =
             messages.iter().map(|message| message.properties.message_id.clone().unwrap_or_default()).collect();
         let places: Vec<(ExchangeName, String)> =
@@ -63,13 +59,13 @@ impl PublisherService for Publisher {
 
     async fn publish_stream(
         &self,
-        _: Request<Streaming<v1::PublishStreamRequest>>,
+        request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Results>, Status> {
-        Err(Problem::FeatureUnavailable("PublishStream; use Publish with up to 500 messages".to_owned()).into())
+        publish_stream::open(&self.0, request)
     }
 }
 
-fn refused(refusal: Refusal) -> Problem {
+pub(super) fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::Draining => Problem::Draining,
         Refusal::Blocked(reason) => Problem::BrokerBlocked(reason),

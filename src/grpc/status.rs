@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::problem::Problem;
+use crate::domain::difference::Difference;
 use crate::domain::verdict::cut;
 
 /// `ErrorInfo.domain` of every error, for both packages.
@@ -47,6 +48,8 @@ pub fn row(problem: &Problem) -> Row {
         Problem::HandlerLimit { .. } => (Code::ResourceExhausted, "HANDLER_LIMIT", Some(RETRY_LATER)),
         Problem::SlowReader(_) => (Code::ResourceExhausted, "SLOW_READER", None),
         Problem::NotAllowed { .. } => (Code::PermissionDenied, "NOT_ALLOWED", None),
+        Problem::NotManaged { .. } => (Code::FailedPrecondition, "NOT_MANAGED", None),
+        Problem::PageTokenExpired => (Code::InvalidArgument, "PAGE_TOKEN_EXPIRED", None),
         Problem::Draining => (Code::Unavailable, "SIDECAR_DRAINING", Some(RETRY_SOON)),
         Problem::BrokerUnavailable(_) => (Code::Unavailable, "BROKER_UNAVAILABLE", Some(RETRY_SOON)),
         Problem::BrokerBlocked(_) => (Code::Unavailable, "BROKER_BLOCKED", Some(RETRY_LATER)),
@@ -67,6 +70,11 @@ impl From<Problem> for Status {
         let text = text(&problem);
         status(&problem, text, metadata(&problem))
     }
+}
+
+/// True for a frame whose bytes are no message: the transport gives that no code of its own.
+pub(super) fn is_undecodable(status: &Status) -> bool {
+    status.code() != Code::OutOfRange && status.message().contains("decode")
 }
 
 /// The status of a `Publish` of several messages of which some failed, by their index in the request.
@@ -123,10 +131,12 @@ fn metadata(problem: &Problem) -> HashMap<String, String> {
             ("configured", difference.configured.clone()),
             ("declared", difference.declared.clone()),
         ],
-        Problem::TopologyMismatch { object, reason } => {
+        Problem::TopologyMismatch { object, difference, .. } => {
             let mut pairs = vec![("object", object.clone())];
-            if let Some((key, declared, existing)) = inequivalent(reason) {
-                pairs.extend([("key", key), ("declared", declared), ("existing", existing)]);
+            if let Some(Difference { key, wanted, found }) = difference.as_deref().cloned() {
+                // Empty would look as if it were not known.
+                let shown = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+                pairs.extend([("key", key), ("declared", shown(wanted)), ("existing", shown(found))]);
             }
             pairs
         }
@@ -147,6 +157,8 @@ fn metadata(problem: &Problem) -> HashMap<String, String> {
         | Problem::SubscriptionRequired { .. }
         | Problem::SlowReader(_)
         | Problem::NotAllowed { .. }
+        | Problem::NotManaged { .. }
+        | Problem::PageTokenExpired
         | Problem::Draining
         | Problem::BrokerUnavailable(_)
         | Problem::BrokerBlocked(_)
@@ -154,21 +166,6 @@ fn metadata(problem: &Problem) -> HashMap<String, String> {
         | Problem::ConfirmTimeout => Vec::new(),
     };
     pairs.into_iter().map(|(key, value)| (key.to_owned(), cut(value, TEXT_BYTES_MAX))).collect()
-}
-
-/// The key and both values of RabbitMQ's 406: `inequivalent arg 'durable' for queue … received 'true' but current is
-/// 'false'`. Other texts have no parts, and the whole reason is in the status anyway.
-fn inequivalent(reason: &str) -> Option<(String, String, String)> {
-    let (_, rest) = reason.split_once("inequivalent arg '")?;
-    let (key, rest) = rest.split_once('\'')?;
-    let (_, rest) = rest.split_once("received ")?;
-    let (declared, existing) = rest.split_once(" but current is ")?;
-    Some((key.to_owned(), bare(declared), bare(existing)))
-}
-
-/// `the value '1000' of type 'signedint'` → `1000`; `none` stays.
-fn bare(text: &str) -> String {
-    text.split('\'').nth(1).unwrap_or_else(|| text.trim()).to_owned()
 }
 
 #[cfg(test)]

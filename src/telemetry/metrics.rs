@@ -18,6 +18,8 @@ pub const BROKER_CONNECTED: &str = "sidebus_broker_connected";
 pub const BROKER_BLOCKED: &str = "sidebus_broker_blocked";
 /// Sessions ended and tries failed, by reason.
 pub const BROKER_RECONNECTS: &str = "sidebus_broker_reconnects_total";
+/// Moves to a session with a new address, login or certificate, by result.
+pub const SECRET_RELOADS: &str = "sidebus_secret_reloads_total";
 /// Publishes by exchange and result.
 pub const PUBLISHED: &str = "sidebus_published_messages_total";
 /// From the lane's write to its confirms.
@@ -48,6 +50,12 @@ pub const STREAMS_ENDED: &str = "sidebus_streams_ended_total";
 pub const RETRIES: &str = "sidebus_retries_total";
 /// Dead letters stored, by cause.
 pub const DEAD_LETTERS: &str = "sidebus_dead_letters_total";
+/// Redeliveries that were done already and acked without a handler.
+pub const ACKED_AGAIN: &str = "sidebus_acked_again_total";
+/// Objects that are not as named, by kind.
+pub const TOPOLOGY_DIFFERENCES: &str = "sidebus_topology_differences";
+/// Queues that were gone and were made again.
+pub const QUEUES_RECREATED: &str = "sidebus_queues_recreated_total";
 /// Headers of ours that came another way than our copies.
 pub const HEADERS_DISTRUSTED: &str = "sidebus_headers_distrusted_total";
 
@@ -82,6 +90,7 @@ fn describe() {
     describe_gauge!(BROKER_CONNECTED, "1 while a session to the broker is live");
     describe_gauge!(BROKER_BLOCKED, "1 while the broker takes no publishes (memory or disk alarm)");
     describe_counter!(BROKER_RECONNECTS, "sessions ended and connects failed, by reason");
+    describe_counter!(SECRET_RELOADS, "tries to move to a session with new secrets, by result: ok, failed");
     describe_counter!(PUBLISHED, "publishes by exchange and result, each once");
     describe_histogram!(PUBLISH_CONFIRM_SECONDS, "from writing a batch to its last confirm");
     describe_histogram!(PUBLISH_BATCH_MESSAGES, "messages written together by a lane");
@@ -97,6 +106,12 @@ fn describe() {
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
     describe_counter!(DEAD_LETTERS, "dead letters stored, by cause");
+    describe_counter!(ACKED_AGAIN, "redeliveries that were done when their session was lost, acked without a handler");
+    describe_gauge!(
+        TOPOLOGY_DIFFERENCES,
+        "objects that are not as named, or missing where nothing is created, by kind"
+    );
+    describe_counter!(QUEUES_RECREATED, "queues that were gone and were made again; what they held is lost");
     describe_counter!(HEADERS_DISTRUSTED, "x-sidebus headers that did not come the way of our copies");
 }
 
@@ -184,6 +199,11 @@ impl SubscriptionMetrics {
     pub fn dead_lettered(&self, cause: &'static str) {
         counter!(DEAD_LETTERS, "subscription" => self.subscription.clone(), "cause" => cause).increment(1);
     }
+
+    /// A redelivery was done already.
+    pub fn acked_again(&self) {
+        counter!(ACKED_AGAIN, "subscription" => self.subscription.clone()).increment(1);
+    }
 }
 
 /// A publish has ended this way.
@@ -218,9 +238,25 @@ pub fn reconnect(reason: &'static str) {
     counter!(BROKER_RECONNECTS, "reason" => reason).increment(1);
 }
 
+/// A try to move to a session with new secrets: `ok` or `failed`.
+pub fn secret_reload(result: &'static str) {
+    counter!(SECRET_RELOADS, "result" => result).increment(1);
+}
+
 /// The readiness answer.
 pub fn ready(ready: bool) {
     gauge!(READY).set(f64::from(u8::from(ready)));
+}
+
+/// Objects of one kind that are not as named, or missing where nothing is created.
+pub fn topology_differences(kind: &'static str, count: usize) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    gauge!(TOPOLOGY_DIFFERENCES, "kind" => kind).set(f64::from(count));
+}
+
+/// A queue that was there before was gone and had to be made again.
+pub fn queue_recreated() {
+    counter!(QUEUES_RECREATED).increment(1);
 }
 
 /// Headers of ours on messages that did not come the way of our copies.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sidebus::broker::amqp::{AmqpBroker, AmqpOptions};
+use sidebus::broker::amqp::{AmqpBroker, AmqpOptions, Login, Node, TlsOptions, Transport};
 use sidebus::broker::{Broker, BrokerError, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -26,12 +26,10 @@ async fn refusal(options: AmqpOptions) -> BrokerError {
 /// Options that lead to a listener of the test, with short deadlines.
 fn towards(address: SocketAddr) -> AmqpOptions {
     AmqpOptions {
-        tls: false,
-        host: "127.0.0.1".to_owned(),
-        port: address.port(),
+        nodes: vec![Node { host: "127.0.0.1".to_owned(), port: address.port() }],
+        transport: Transport::Plain,
         vhost: "/".to_owned(),
-        username: SecretString::from("mia"),
-        password: SecretString::from(SECRET),
+        login: login("mia"),
         connection_name: "sidebus-test".to_owned(),
         heartbeat: Duration::from_secs(10),
         preflight_timeout: Duration::from_millis(500),
@@ -42,6 +40,14 @@ fn towards(address: SocketAddr) -> AmqpOptions {
         pool_size_max: 1,
         pool_wait_timeout: Duration::from_secs(5),
     }
+}
+
+fn login(user: &str) -> Login {
+    Login::Password { username: SecretString::from(user), password: SecretString::from(SECRET) }
+}
+
+fn tls() -> Transport {
+    Transport::Tls(TlsOptions::default())
 }
 
 async fn listener() -> (TcpListener, SocketAddr) {
@@ -60,8 +66,8 @@ async fn a_session_knows_what_the_broker_is() {
 
 #[tokio::test]
 async fn a_wrong_password_is_a_refused_login() {
-    let options = AmqpOptions { password: SecretString::from(SECRET), ..rabbitmq::shared().await.options() };
     let user = rabbitmq::shared().await.username.clone();
+    let options = AmqpOptions { login: login(&user), ..rabbitmq::shared().await.options() };
     let error = refusal(options).await;
     assert!(matches!(&error, BrokerError::LoginRefused { user: tried, .. } if *tried == user), "{error:?}");
 }
@@ -86,7 +92,7 @@ async fn a_silent_listener_ends_with_the_preflight_deadline() {
     let (_listener, address) = listener().await;
     let error = refusal(towards(address)).await;
     assert!(matches!(error, BrokerError::TimedOut { .. }), "{error:?}");
-    let error = refusal(AmqpOptions { tls: true, ..towards(address) }).await;
+    let error = refusal(AmqpOptions { transport: tls(), ..towards(address) }).await;
     assert!(matches!(error, BrokerError::TimedOut { .. }), "{error:?}");
 }
 
@@ -114,7 +120,7 @@ async fn tls_towards_a_plain_port_fails_and_tells_nothing() {
         let _ = socket.read_to_end(&mut heard).await;
         heard
     };
-    let (error, heard) = tokio::join!(refusal(AmqpOptions { tls: true, ..towards(address) }), plain);
+    let (error, heard) = tokio::join!(refusal(AmqpOptions { transport: tls(), ..towards(address) }), plain);
     assert!(matches!(error, BrokerError::Tls { .. }), "{error:?}");
     assert_eq!(heard.first(), Some(&22), "a TLS handshake record and nothing of AMQP");
     let contains = |needle: &[u8]| heard.windows(needle.len()).any(|window| window == needle);
@@ -124,7 +130,7 @@ async fn tls_towards_a_plain_port_fails_and_tells_nothing() {
 #[tokio::test]
 async fn tls_towards_the_plain_port_of_a_broker_fails() {
     let shared = rabbitmq::shared().await;
-    let error = refusal(AmqpOptions { tls: true, host: "localhost".to_owned(), ..shared.options() }).await;
+    let error = refusal(AmqpOptions { transport: tls(), ..shared.options() }).await;
     assert!(matches!(error, BrokerError::Tls { .. }), "{error:?}");
 }
 
@@ -200,7 +206,7 @@ fn open_sockets_towards(port: u16) -> usize {
 }
 
 /// `connection.start` of a broker without properties.
-fn greeting() -> Vec<u8> {
+pub(crate) fn greeting() -> Vec<u8> {
     let mut payload = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 0];
     payload.extend(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
     let mut frame = vec![1, 0, 0];

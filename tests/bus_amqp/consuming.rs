@@ -121,7 +121,9 @@ async fn a_killed_broker_ends_the_session_and_comes_back_with_everything_confirm
     let taken = take(&mut *arrivals, 10).await;
     let mut events = session.events();
 
-    shared.node.as_mut().expect("a private node").kill();
+    let node = shared.node.as_mut().expect("a private node");
+    node.note_queues().await;
+    node.kill();
     let event = timeout(PATIENCE, events.next()).await.expect("the end is told");
     assert!(matches!(event, Some(SessionEvent::Closed(BrokerError::SessionLost { .. }))), "{event:?}");
     let end = timeout(PATIENCE, arrivals.next_batch(1)).await.expect("arrivals end");

@@ -7,6 +7,7 @@ use sidebus::grpc::proto::sidebus::v1;
 use crate::support::handler::{Handler, message};
 use crate::support::nodes;
 use crate::support::publisher::numbered;
+use crate::support::rabbitmq::BrokerHandle;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -20,6 +21,18 @@ const PATTERNS: [(&str, &str); 4] = [
 /// Rows of a listing of `rabbitmqctl`, without the nameless exchange's own bindings.
 fn rows(listing: &str) -> Vec<Vec<&str>> {
     listing.lines().map(|line| line.split('\t').collect()).collect()
+}
+
+/// The promised exchanges and bindings.
+async fn is_there(node: &BrokerHandle, vhost: &str) {
+    let exchanges = node.ctl(&["list_exchanges", "-p", vhost, "name", "type", "durable"]).await;
+    assert!(rows(&exchanges).contains(&vec!["angzarr.events", "topic", "true"]), "{exchanges}");
+    assert!(rows(&exchanges).contains(&vec!["angzarr.dlx", "fanout", "true"]), "{exchanges}");
+    let bindings = node.ctl(&["list_bindings", "-p", vhost, "source_name", "destination_name", "routing_key"]).await;
+    for (queue, pattern) in PATTERNS {
+        assert!(rows(&bindings).contains(&vec!["angzarr.events", queue, pattern]), "{queue}: {bindings}");
+    }
+    assert!(rows(&bindings).contains(&vec!["angzarr.dlx", "angzarr.dlq", ""]), "{bindings}");
 }
 
 fn event(key: &str) -> v1::Message {
@@ -39,14 +52,7 @@ async fn the_worked_example_runs_as_written() {
     let sidecar = Sidecar::from_file(&settings, &scene).await;
     sidecar.ready().await;
 
-    let exchanges = node.ctl(&["list_exchanges", "-p", &vhost, "name", "type", "durable"]).await;
-    assert!(rows(&exchanges).contains(&vec!["angzarr.events", "topic", "true"]), "{exchanges}");
-    assert!(rows(&exchanges).contains(&vec!["angzarr.dlx", "fanout", "true"]), "{exchanges}");
-    let bindings = node.ctl(&["list_bindings", "-p", &vhost, "source_name", "destination_name", "routing_key"]).await;
-    for (queue, pattern) in PATTERNS {
-        assert!(rows(&bindings).contains(&vec!["angzarr.events", queue, pattern]), "{queue}: {bindings}");
-    }
-    assert!(rows(&bindings).contains(&vec!["angzarr.dlx", "angzarr.dlq", ""]), "{bindings}");
+    is_there(node, &vhost).await;
 
     let keys = ["player.PlayerRegistered", "hand.CardsDealt", "table.Opened"];
     sidecar.publisher().await.publish(keys.map(event).to_vec()).await.expect("every event has a queue");
@@ -70,6 +76,29 @@ async fn the_worked_example_runs_as_written() {
         expected.iter().all(|(name, depth)| listed.contains(&vec![*name, *depth])).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_example_in_its_short_form_makes_the_same() {
+    let node = nodes::managed().await;
+    let vhost = node.virtual_host().await;
+    let scene = Scene::on(node.url(("guest", "guest"), &vhost));
+    let settings = format!(
+        r#"
+[bus.amqp]
+url = "{}"
+[queues]
+player-projector = {{ bindings = ["player.#"], durable = true, auto_delete = false, exclusive = false, arguments = {{ x-dead-letter-exchange = "angzarr.dlx" }} }}
+output-projector = {{ bindings = ["player.#"] }}
+hand-saga = {{ bindings = ["hand.#"] }}
+topology-tracker = {{ bindings = ["*.#"] }}
+"#,
+        scene.url
+    );
+    let mut sidecar = Sidecar::from_file(&settings, &scene).await;
+    sidecar.ready().await;
+    is_there(node, &vhost).await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
 }
 
 #[tokio::test]

@@ -1,12 +1,16 @@
 //! What publishers are told when the broker cannot take a message, and that their neighbours are not hurt.
 
+use std::ops::Range;
+
 use futures_util::future::join_all;
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
 use tonic::Code;
 
+use crate::support::nodes;
 use crate::support::publisher::{numbered, reason, with_headers};
-use crate::support::scene::Scene;
+use crate::support::rabbitmq;
+use crate::support::scene::{Scene, Sidecar};
 
 #[tokio::test]
 async fn what_no_queue_takes_is_unroutable() {
@@ -14,6 +18,31 @@ async fn what_no_queue_takes_is_unroutable() {
     let sidecar = scene.sidecar("").await;
     let refused = sidecar.publisher().await.publish(vec![numbered(1)]).await.expect_err("no queue is bound");
     assert_eq!(reason(&refused), (Code::FailedPrecondition, "UNROUTABLE".to_owned()));
+}
+
+#[tokio::test]
+async fn of_a_stream_of_100_000_each_eighth_is_unroutable_and_no_other() {
+    const COUNT: i64 = 100_000;
+    let scene = Scene::new().await;
+    let queue = format!("[queues.work]\nqueue = \"{}\"\nbindings = [\"player.#\"]\n", scene.name("work"));
+    let sidecar = scene.sidecar(&queue).await;
+    let is_lost = |sequence: i64| sequence % 8 == 0;
+    let message = |sequence: i64| v1::Message {
+        routing_key: format!("{}.{sequence}", if is_lost(sequence) { "nobody" } else { "player" }),
+        message_id: sequence.to_string(),
+        body: sequence.to_string().into(),
+        ..v1::Message::default()
+    };
+    let messages = (1..=COUNT).map(message).collect();
+    let (confirmed, failures) = sidecar.publisher().await.stream(messages, 100).await;
+    assert!(failures.iter().all(|it| it.kind() == v1::PublishFailureKind::Unroutable && !it.retryable));
+    assert!(failures.iter().all(|it| it.message_id == it.sequence.to_string()));
+    // Not compared as a whole: nobody reads a list of so many numbers.
+    let failed = failures.iter().map(|it| it.sequence);
+    assert!(failed.eq((1..=COUNT).filter(|it| is_lost(*it))), "{} failures", failures.len());
+    assert!(confirmed.iter().copied().eq((1..=COUNT).filter(|it| !is_lost(*it))), "{} confirmed", confirmed.len());
+    let stored = u32::try_from(confirmed.len()).expect("a count");
+    scene.amqp().await.wait_for_depth(&scene.name("work"), stored).await;
 }
 
 #[tokio::test]
@@ -85,4 +114,60 @@ async fn numbers_that_are_none_are_refused() {
         assert_eq!(reason(&refused), (Code::InvalidArgument, "INVALID_MESSAGE".to_owned()), "{number}");
     }
     publisher.publish(vec![with_headers([("x-odds", Kind::Number(f64::MIN_POSITIVE))])]).await.expect("a number");
+}
+
+/// Publishes side by side through one lane: how many neighbours were not stored, and what was said of the others.
+async fn beside(sidecar: &Sidecar, exchange: &str, numbers: Range<usize>) -> (usize, Vec<(Code, String)>) {
+    let publisher = sidecar.publisher().await;
+    let bad =
+        |number| v1::Message { exchange: exchange.to_owned(), message_id: format!("bad-{number}"), ..numbered(number) };
+    let refused = join_all((0..5).map(|number| publisher.publish(vec![bad(number)])));
+    let good = join_all(numbers.map(|number| publisher.publish(vec![numbered(number)])));
+    let (refused, good) = tokio::join!(refused, good);
+    let reasons = refused.iter().map(|answer| reason(answer.as_ref().expect_err("it takes no publishes"))).collect();
+    (good.iter().filter(|answer| answer.is_err()).count(), reasons)
+}
+
+const NOT_ALLOWED: Code = Code::PermissionDenied;
+
+#[tokio::test]
+async fn a_publish_to_an_internal_exchange_of_the_settings_hurts_no_neighbour() {
+    let scene = Scene::new().await;
+    let inner = scene.name("inner");
+    for mode in ["create", "verify", "off"] {
+        let tables = format!(
+            "[bus.amqp.publish]\nlanes = 1\n{}[exchanges.\"{inner}\"]\ntype = \"fanout\"\ninternal = true\n",
+            scene.work("")
+        );
+        let settings = scene.settings(&tables).replace("namespace", &format!("topology = \"{mode}\"\nnamespace"));
+        let mut sidecar = Sidecar::from_file(&settings, &scene).await;
+        sidecar.ready().await;
+        let (lost, reasons) = beside(&sidecar, &inner, 0..200).await;
+        assert_eq!((lost, reasons), (0, vec![(NOT_ALLOWED, "NOT_ALLOWED".to_owned()); 5]), "{mode}");
+        assert_eq!(sidecar.process.stop().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_without_the_right_to_write_costs_its_neighbours_one_batch_and_no_other() {
+    let node = nodes::managed().await;
+    let (vhost, user) = (node.virtual_host().await, rabbitmq::prefix());
+    node.ctl(&["add_user", &user, "canary-7142"]).await;
+    let scene = Scene::on(node.url((&user, "canary-7142"), &vhost));
+    let write = format!("^({}-.*|amq[.]default)$", scene.prefix);
+    node.ctl(&["set_permissions", "-p", &vhost, &user, ".*", &write, ".*"]).await;
+    let amqp = Scene::on(node.url(("guest", "guest"), &vhost)).amqp().await;
+    amqp.exchange("foreign", lapin::ExchangeKind::Topic).await;
+    let mut sidecar = scene.sidecar(&["[bus.amqp.publish]\nlanes = 1\n", &scene.work("")].concat()).await;
+    let publisher = sidecar.publisher().await;
+
+    let first = v1::Message { exchange: "foreign".to_owned(), ..numbered(0) };
+    let refused = publisher.publish(vec![first]).await.expect_err("the right is missing");
+    assert_eq!(reason(&refused), (NOT_ALLOWED, "NOT_ALLOWED".to_owned()), "{refused:?}");
+    assert!(refused.message().contains("exchange 'foreign'"), "{}", refused.message());
+
+    let (lost, reasons) = beside(&sidecar, "foreign", 0..200).await;
+    assert_eq!((lost, reasons), (0, vec![(NOT_ALLOWED, "NOT_ALLOWED".to_owned()); 5]));
+    amqp.wait_for_depth(&scene.name("work"), 200).await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
 }

@@ -11,7 +11,8 @@ use crate::support::wait::until;
 const SECRET: &str = "canary-5318";
 /// Waits in milliseconds that the settings below allow.
 const BACKOFF_MAX_MS: u64 = 500;
-const BACKOFF: &str = "[bus.amqp.reconnect]\nmin_backoff = \"100ms\"\nmax_backoff = \"500ms\"\n";
+/// With every try in the log.
+const BACKOFF: &str = "[log]\nfilter = \"info,sidebus::bridge::keeper=debug\"\n[bus.amqp.reconnect]\nmin_backoff = \"100ms\"\nmax_backoff = \"500ms\"\n";
 
 /// The waits that it has told, oldest first.
 fn waits(sidecar: &Sidecar) -> Vec<u64> {
@@ -86,21 +87,35 @@ async fn a_missing_virtual_host_is_named_and_used_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_declare_is_told_so_and_begins_once_it_may() {
+async fn a_user_who_may_not_declare_is_told_so_and_goes_on_once_it_may() {
     let node = nodes::managed().await;
     let user = rabbitmq::prefix();
     node.ctl(&["add_user", &user, SECRET]).await;
     node.ctl(&["set_permissions", "-p", "/", &user, "^$", ".*", ".*"]).await;
     let scene = Scene::on(node.url((&user, SECRET), "/"));
-    let sidecar = scene.sidecar_not_ready(&[BACKOFF, &scene.work("")].concat()).await;
+    // It has a session, and so it is ready: the missing right stops those who need the objects and nobody else.
+    let sidecar = scene.sidecar(&[BACKOFF, &scene.work("")].concat()).await;
+    let mut handler = sidecar.handler().await;
 
-    let text = refused(&sidecar).await;
     let exchange = scene.name("events");
-    assert!(
-        text.contains("the broker refused") && text.contains(&exchange) && text.contains("set_permissions"),
-        "{text}"
-    );
+    let is_told = |handler: &Handler| {
+        let words = ["the broker refused", &exchange, "set_permissions"];
+        handler.statuses.iter().any(|status| words.iter().all(|word| status.description.contains(word)))
+    };
+    handler.until("the missing right is told", is_told).await;
+    let seen = handler.statuses.len();
     node.ctl(&["set_permissions", "-p", "/", &user, ".*", ".*", ".*"]).await;
 
-    sidecar.ready().await;
+    handler.state(v1::SubscriptionState::Active, seen).await;
+}
+
+/// lapin's room for frames, eight MiB a connection, must not be written to before it is used.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_session_takes_no_memory_before_it_uses_it() {
+    let sidecar = Scene::new().await.sidecar("").await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sidecar.process.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel tells it");
+    let kib: u32 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib < 16 * 1_024, "{kib} KiB of its own memory, for three connections");
 }

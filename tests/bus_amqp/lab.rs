@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use sidebus::broker::amqp::{AmqpBroker, AmqpOptions};
+use sidebus::broker::amqp::{AmqpBroker, AmqpOptions, Node};
 use sidebus::broker::conformance::Lab;
 use sidebus::broker::{Broker, Incoming, Publication, Routing, Session, SessionId};
 use sidebus::domain::message::{Message, PERSISTENT, Properties};
@@ -31,7 +31,8 @@ impl RabbitLab {
     pub(crate) async fn new() -> Self {
         let shared = rabbitmq::shared().await;
         let proxy = Proxy::to(&shared.host, shared.port).await;
-        let options = AmqpOptions { host: "127.0.0.1".to_owned(), port: proxy.port, ..shared.options() };
+        let nodes = vec![Node { host: "127.0.0.1".to_owned(), port: proxy.port }];
+        let options = AmqpOptions { nodes, ..shared.options() };
         Self { shared, proxy, broker: Arc::new(AmqpBroker::new(options)), prefix: rabbitmq::prefix() }
     }
 
@@ -73,7 +74,14 @@ impl Lab for RabbitLab {
 /// A durable queue without any argument.
 pub(crate) async fn declare(session: &dyn Session, queue: &QueueName) {
     let arguments = std::collections::BTreeMap::new();
-    let queue = Queue { name: queue.clone(), durable: true, auto_delete: false, exclusive: false, arguments };
+    let queue = Queue {
+        name: queue.clone(),
+        durable: true,
+        auto_delete: false,
+        exclusive: false,
+        arguments,
+        named: std::collections::BTreeSet::new(),
+    };
     let plan = Plan { mode: TopologyMode::Create, steps: vec![Step::Queue(queue)] };
     session.apply(Arc::new(plan)).await.expect("the queue is declared");
 }

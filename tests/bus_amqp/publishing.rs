@@ -1,11 +1,16 @@
 //! Each publication gets its own outcome, at speed.
 
+use std::task::Poll;
+use std::time::Duration;
+
+use sidebus::broker::amqp::{AmqpBroker, AmqpOptions};
 use sidebus::broker::conformance::Lab;
-use sidebus::broker::{BrokerError, Confirm, LaneRole, Publication, Session};
+use sidebus::broker::{Broker as _, BrokerError, Confirm, LaneRole, Publication, Session, SessionId};
 use sidebus::domain::message::{Headers, Value};
-use sidebus::domain::name::ExchangeName;
+use sidebus::domain::name::{ExchangeName, QueueName};
 
 use crate::lab::{RabbitLab, declare, to_queue};
+use crate::support::{nodes, rabbitmq};
 
 const BATCH: u64 = 256;
 const PER_LANE: u64 = 50_000;
@@ -74,16 +79,57 @@ async fn what_would_break_the_channel_is_not_sent_and_neighbours_pass() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_given_up_leaves_a_lane_in_doubt() {
+async fn a_wait_for_answers_that_is_given_up_loses_none() {
     let lab = RabbitLab::new().await;
     let (session, queue) = (lab.session().await, lab.queue("work"));
     declare(&*session, &queue).await;
     let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
-    let mut given_up = false;
-    while !given_up {
-        let mut batch = lane.publish(vec![to_queue(queue.as_str(), 1)]);
-        // On a busy machine the confirm may be there within the one poll; then another batch is given up.
-        given_up = futures_util::poll!(&mut batch).is_pending();
+    for _ in 0..100 {
+        lane.write(vec![to_queue(queue.as_str(), 1)]).await;
+        let mut answers = match futures_util::poll!(lane.answers()) {
+            Poll::Ready(answers) => answers,
+            Poll::Pending => Vec::new(),
+        };
+        while answers.is_empty() {
+            answers = lane.answers().await;
+        }
+        assert_eq!(answers, [[Confirm::Stored]]);
+        assert!(lane.is_open() && lane.has_room());
     }
+}
+
+/// Its returns may hang on confirms that nobody waits for any more.
+#[tokio::test]
+async fn nothing_behind_a_late_batch_is_called_stored_that_no_queue_took() {
+    let node = nodes::mortal().await;
+    let options = AmqpOptions {
+        confirm_timeout: Duration::from_secs(1),
+        ..rabbitmq::options(("127.0.0.1", node.port), ("guest", "guest"))
+    };
+    let session = AmqpBroker::new(options).connect(SessionId(1)).await.expect("it is up");
+    let name = rabbitmq::prefix();
+    let queue = QueueName::parse(&name).expect("a name");
+    declare(&*session, &queue).await;
+    let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
+    // Known to exist, so that no look is in the way later.
+    assert_eq!(lane.publish(vec![to_queue(&name, 0)]).await, [Confirm::Stored]);
+
+    node.signal("STOP");
+    let is_lost = |id: &u64| id.is_multiple_of(2);
+    let batch = |ids: std::ops::Range<u64>| -> Vec<Publication> {
+        ids.map(|id| to_queue(if is_lost(&id) { "to-nowhere" } else { &name }, id)).collect()
+    };
+    lane.write(batch(1..101)).await;
+    lane.write(batch(101..201)).await;
+    assert!(lane.answers().await.is_empty(), "late, and another batch is behind it");
+    node.signal("CONT");
+    let answers = lane.answers().await;
+
+    assert_eq!(answers.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100]);
     assert!(!lane.is_open());
+    for (id, outcome) in (1..201_u64).zip(answers.into_iter().flatten()) {
+        let right = if is_lost(&id) { Confirm::Unroutable } else { Confirm::Stored };
+        assert!(outcome == right || outcome == Confirm::TimedOut, "message {id}: {outcome:?}");
+    }
+    session.close(Duration::from_secs(2)).await;
 }

@@ -134,33 +134,36 @@ fn compose_and_image_give_settings_that_are_accepted() {
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let variables = variables.iter().map(|(name, value)| (text(name), text(value)));
 
-    let settings = accepted("", variables.chain(image_environment()).collect());
+    // Inside the network of Compose alone, both as they stand.
+    let warned = ["bus.amqp.url", "grpc.insecure"];
+    let settings = accepted("", variables.chain(image_environment()).collect(), &warned);
 
-    assert_eq!(settings.grpc.listen.to_string(), "0.0.0.0:7672");
+    assert_eq!(settings.grpc.listen.unwrap().to_string(), "0.0.0.0:7672");
     assert!(settings.grpc.handlers_may_declare);
     assert_eq!(settings.health.listen.unwrap().to_string(), "0.0.0.0:17673");
-    assert!(matches!(settings.backend, Backend::Amqp(amqp) if amqp.host == "rabbitmq"));
+    assert!(matches!(settings.backend, Backend::Amqp(amqp) if amqp.nodes[0].host == "rabbitmq"));
 }
 
 #[test]
 fn pod_and_image_give_settings_that_are_accepted() {
     let url_file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(&url_file, "amqps://user:password@broker.example:5671/").unwrap();
+    fs::write(&url_file, "amqps://user:password@broker.example:5671").unwrap();
     let config_map = documents("deploy/kubernetes/handler.yaml").remove(0);
     let file = at(&config_map, &["data", "sidebus.toml"]).as_str().unwrap();
     let file = file.replace("/etc/sidebus-broker/url", url_file.path().to_str().unwrap());
     let variables = pod()["initContainers"][0]["env"].as_sequence().cloned().unwrap_or_default();
     let variables = variables.iter().map(|entry| (entry["name"].as_str().unwrap().to_owned(), "a-name".to_owned()));
 
-    let settings = accepted(&file, variables.chain(image_environment()).collect());
+    let settings = accepted(&file, variables.chain(image_environment()).collect(), &[]);
 
-    assert_eq!(settings.grpc.listen.to_string(), "127.0.0.1:7672");
+    assert_eq!(settings.grpc.listen.unwrap().to_string(), "127.0.0.1:7672");
     assert_eq!(settings.health.listen.unwrap().to_string(), "0.0.0.0:17673");
     assert_eq!(settings.subscriptions.len(), 1);
-    assert!(matches!(settings.backend, Backend::Amqp(amqp) if amqp.tls && amqp.host == "broker.example"));
+    assert!(
+        matches!(settings.backend, Backend::Amqp(amqp) if amqp.tls.is_some() && amqp.nodes[0].host == "broker.example")
+    );
 }
 
-/// What `sidebus run` makes of a file and an environment; problems end the test with their own words.
 #[test]
 fn the_build_context_of_the_image_holds_what_the_sources_include() {
     let ignore = fs::read_to_string(".dockerignore").unwrap();
@@ -189,13 +192,18 @@ fn the_build_context_of_the_image_holds_what_the_sources_include() {
     assert!(found > 0, "nothing outside src is included any more: this test can go");
 }
 
-fn accepted(file: &str, environment: BTreeMap<String, String>) -> Settings {
+/// What `sidebus run` makes of a file and an environment; problems end the test with their own words, and so do warnings but
+/// for those on these keys.
+fn accepted(file: &str, environment: BTreeMap<String, String>, warned: &[&str]) -> Settings {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sidebus.toml");
     fs::write(&path, file).unwrap();
     let mut request = LoadRequest::new(Command::Run, environment, folder.path().to_owned());
     request.files.push(path);
-    load(&request).unwrap_or_else(|problems| panic!("{problems}")).settings
+    let loaded = load(&request).unwrap_or_else(|problems| panic!("{problems}"));
+    let keys: Vec<String> = loaded.warnings.iter().map(|warning| warning.key.clone()).collect();
+    assert_eq!(keys, warned, "{:?}", loaded.warnings);
+    loaded.settings
 }
 
 /// What the image puts into every environment.

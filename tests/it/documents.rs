@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sidebus::config::{Command, LoadRequest, load};
 
-const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/rights.md"];
 
 #[test]
 fn links_lead_to_files_that_are_there() {

@@ -7,8 +7,10 @@
     reason = "a test fails by panicking, and so does what it calls"
 )]
 
+mod administration;
 mod architecture;
 mod bridge;
+mod brokers;
 mod conformance_memory;
 mod deploy;
 mod documents;

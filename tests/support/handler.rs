@@ -36,12 +36,33 @@ impl Handler {
 
     /// Opens a stream and waits until it is accepted.
     pub(crate) async fn open(channel: Channel, open: v1::SubscribeOpen) -> Self {
+        let mut handler = Self::begin(channel, open).await;
+        handler.until("the stream is accepted", |handler| !handler.statuses.is_empty()).await;
+        handler
+    }
+
+    /// Opens a stream that is going to end by itself; answers how.
+    pub(crate) async fn ending(channel: Channel, open: v1::SubscribeOpen) -> Status {
+        let mut handler = Self::begin(channel, open).await;
+        handler.end_status().await
+    }
+
+    /// Waits for the end of the stream, which must be an error.
+    pub(crate) async fn end_status(&mut self) -> Status {
+        self.until("the stream ends", |handler| handler.ended.is_some()).await;
+        match self.ended.take() {
+            Some(Err(status)) => status,
+            other => panic!("the stream ended with {other:?}"),
+        }
+    }
+
+    async fn begin(channel: Channel, open: v1::SubscribeOpen) -> Self {
         let (requests, outgoing) = mpsc::channel(64);
         let first = v1::SubscribeRequest { open: Some(open), ..v1::SubscribeRequest::default() };
         requests.send(first).await.expect("room for the first frame");
         let mut client = ConsumerServiceClient::new(channel).max_decoding_message_size(64 << 20);
         let answer = timeout(PATIENCE, client.subscribe(ReceiverStream::new(outgoing))).await.expect("an answer");
-        let mut handler = Self {
+        Self {
             requests,
             frames: answer.expect("a stream").into_inner(),
             deliveries: VecDeque::new(),
@@ -50,9 +71,7 @@ impl Handler {
             statuses: Vec::new(),
             drains: Vec::new(),
             ended: None,
-        };
-        handler.until("the stream is accepted", |handler| !handler.statuses.is_empty()).await;
-        handler
+        }
     }
 
     /// Takes frames until something is true of what has come.

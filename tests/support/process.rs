@@ -101,6 +101,10 @@ impl Process {
         assert_eq!(self.end().await.signal(), Some(9), "{} was killed", self.name);
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|end| end.is_none())
     }

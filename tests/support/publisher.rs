@@ -54,6 +54,31 @@ impl Publisher {
         Ok(answer?.into_inner().message_ids)
     }
 
+    /// Publishes these with one stream, sequences from 1, in frames of this many; answers what was confirmed and what
+    /// failed, each in the order of the answers. The caller never waits for its window.
+    pub(crate) async fn stream(
+        &self,
+        messages: Vec<v1::Message>,
+        per_frame: usize,
+    ) -> (Vec<i64>, Vec<v1::PublishFailure>) {
+        let items: Vec<v1::PublishItem> = (1..)
+            .zip(messages)
+            .map(|(sequence, message)| v1::PublishItem { sequence, message: Some(message) })
+            .collect();
+        let frames: Vec<_> = items
+            .chunks(per_frame)
+            .map(|items| v1::PublishStreamRequest { open: None, items: items.to_vec() })
+            .collect();
+        let mut client = self.0.clone();
+        let answer = client.publish_stream(tokio_stream::iter(frames)).await.expect("a stream");
+        let (mut responses, mut confirmed, mut failures) = (answer.into_inner(), Vec::new(), Vec::new());
+        while let Some(frame) = timeout(PATIENCE, responses.message()).await.expect("in time").expect("it ends well") {
+            confirmed.extend(frame.confirmed_sequences);
+            failures.extend(frame.failures);
+        }
+        (confirmed, failures)
+    }
+
     /// Publishes numbered messages, all of which must be confirmed.
     pub(crate) async fn publish_numbers(&self, numbers: std::ops::Range<usize>) {
         let messages: Vec<_> = numbers.map(numbered).collect();

@@ -18,7 +18,8 @@ use super::rabbitmq;
 use super::wait::until;
 
 /// Tests run beside each other and beside whatever else runs here.
-const FREE_PORTS: [(&str, &str); 2] = [("BUS__GRPC__LISTEN", "127.0.0.1:0"), ("BUS__ADMIN__LISTEN", "127.0.0.1:0")];
+pub(crate) const FREE_PORTS: [(&str, &str); 2] =
+    [("BUS__GRPC__LISTEN", "127.0.0.1:0"), ("BUS__ADMIN__LISTEN", "127.0.0.1:0")];
 
 /// Names that no other test has, and settings that use them.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Scene {
         format!("[queues.work]\nqueue = \"{}\"\nbindings = [\"#\"]\n{keys}\n", self.name("work"))
     }
 
-    fn file(&self, settings: &str) -> PathBuf {
+    /// The settings file of this scene.
+    pub(crate) fn file(&self, settings: &str) -> PathBuf {
         let path = self.folder.path().join("sidebus.toml");
         std::fs::write(&path, settings).expect("a settings file");
         path
@@ -93,6 +95,18 @@ pub(crate) struct Amqp {
 }
 
 impl Amqp {
+    /// Declares a durable exchange.
+    pub(crate) async fn exchange(&self, name: &str, kind: lapin::ExchangeKind) {
+        let options = lapin::options::ExchangeDeclareOptions {
+            passive: false,
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            nowait: false,
+        };
+        self.channel.exchange_declare(name.into(), kind, options, FieldTable::default()).await.expect("an exchange");
+    }
+
     /// Declares a durable queue.
     pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
         let options =
@@ -124,6 +138,11 @@ impl Amqp {
         until(&format!("a message in {queue}"), get).await
     }
 
+    pub(crate) async fn delete_exchange(&self, name: &str) {
+        let options = lapin::options::ExchangeDeleteOptions { if_unused: false, nowait: false };
+        self.channel.exchange_delete(name.into(), options).await.expect("the exchange goes");
+    }
+
     pub(crate) async fn delete(&self, queue: &str) {
         let options = QueueDeleteOptions { if_unused: false, if_empty: false, nowait: false };
         self.channel.queue_delete(queue.into(), options).await.expect("the queue goes");
@@ -136,7 +155,7 @@ pub(crate) struct Sidecar {
     pub(crate) process: Process,
     /// `host:port` of the gRPC door.
     pub(crate) grpc: String,
-    admin: String,
+    pub(crate) admin: String,
 }
 
 impl Sidecar {
@@ -154,7 +173,8 @@ impl Sidecar {
         Self::listening(Process::start("sidecar", command, &[environment, &FREE_PORTS].concat())).await
     }
 
-    async fn listening(mut process: Process) -> Self {
+    /// A daemon that was started otherwise, as soon as it listens.
+    pub(crate) async fn listening(mut process: Process) -> Self {
         let line = process.logged("listening").await;
         let address = |key: &str| line[key].as_str().expect("an address").to_owned();
         Self { grpc: address("grpc"), admin: address("admin"), process }
@@ -169,6 +189,18 @@ impl Sidecar {
         socket.read_to_string(&mut answer).await.expect("an answer");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         (status, answer)
+    }
+
+    /// A sample of the metrics page, by its name and labels as they are written there.
+    pub(crate) async fn metric(&self, sample: &str) -> Option<f64> {
+        let (_, page) = self.probe("/metrics").await;
+        page.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+    }
+
+    /// Waits until a sample of the metrics page has this value.
+    pub(crate) async fn metric_becomes(&self, sample: &str, value: f64) {
+        let is_there = async || self.metric(sample).await.filter(|found| (found - value).abs() < 0.5).map(drop);
+        until(&format!("{sample} is {value}"), is_there).await;
     }
 
     /// Waits until it is ready.

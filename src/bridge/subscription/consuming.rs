@@ -1,18 +1,22 @@
 //! How the pump consumes: begins with its first handler, follows the windows, starts again after failures.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd};
-use super::intake::{Active, Adjusted, Intake, IntakeEvent, Started};
+use super::intake::{Active, Adjusted, Intake, IntakeEvent, NotStarted, Stage, Started};
 use super::pump::{Load, Pump, size_of};
 use super::settling::Source;
-use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch};
+use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch, SessionId};
 use crate::domain::backoff::full_jitter;
+use crate::domain::ledger::DeliveryId;
 use crate::domain::record;
+use crate::domain::topology::TopologyMode;
 use crate::domain::window;
 use crate::runtime::Phase;
 use crate::telemetry::metrics;
@@ -27,7 +31,7 @@ impl Pump {
         match event {
             IntakeEvent::Started(Ok(started)) => self.started(started),
             IntakeEvent::Arrived(Ok(batch)) => self.arrived(batch),
-            IntakeEvent::Started(Err(error)) => self.not_started(error),
+            IntakeEvent::Started(Err(failed)) => self.not_started(failed),
             IntakeEvent::Arrived(Err(error)) => self.consumer_failed(error),
             IntakeEvent::Adjusted(adjusted) => self.adjusted(adjusted),
             IntakeEvent::RetryDue => self.intake = Intake::Idle { retry_at: None },
@@ -40,12 +44,19 @@ impl Pump {
             subscription = %self.subscription.name, queue = %self.subscription.queue.name,
             prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
         );
+        self.context.objects.consumed(&self.owners().1, started.session, Ok(()));
+        self.delivery_limit_found = started.findings.delivery_limit(&self.subscription.queue.name);
         self.trouble = None;
         self.started_at = Some(Instant::now());
         self.session = Some(started.session);
         self.metrics.prefetch.set(f64::from(started.prefetch.get()));
         let channel = (started.session, started.settler.channel());
-        self.settling.add(channel, started.settler);
+        self.settling.add(channel, started.settler, started.hold);
+        if let Some(former) = started.former {
+            // What handlers hold can still be settled; what nobody holds comes again over the new session.
+            self.give_back_waiting();
+            self.settling.retire(former);
+        }
         let (arrivals, prefetch) = (started.arrivals, started.prefetch);
         self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
     }
@@ -62,8 +73,16 @@ impl Pump {
                 metrics::headers_distrusted(seen.distrusted_headers);
             }
             let size = size_of(&seen);
+            if redelivered && self.was_done(&seen, now) {
+                self.ack_again(receipt, seen);
+                continue;
+            }
             let load = Load { receipt, seen: Arc::new(seen), redelivered, size, arrived: now, handed: now };
-            self.ledger.arrive(now.into_std(), load, size);
+            if size.encoded > self.subscription.delivery.message_bytes_max {
+                self.too_large(load);
+            } else {
+                self.ledger.arrive(now.into_std(), load, size);
+            }
         }
     }
 
@@ -90,11 +109,31 @@ impl Pump {
     }
 
     /// The consumer could not begin. Nothing that is held hangs on it.
-    fn not_started(&mut self, error: BrokerError) {
-        if let BrokerError::Mismatch { .. } = &error {
+    fn not_started(&mut self, failed: NotStarted) {
+        let NotStarted { session, stage, error, former } = failed;
+        self.former = former.filter(|former| self.link.settles(former.channel.0));
+        match stage {
+            Stage::Topology => {}
+            Stage::Consume => self.context.objects.consumed(&self.owners().1, session, Err(&error)),
+        }
+        // Where nothing is created, what is missing is a difference like any other.
+        let is_missing = matches!(error, BrokerError::Missing { .. }) && self.context.topology == TopologyMode::Verify;
+        if is_missing || matches!(error, BrokerError::Mismatch { .. }) {
             self.end_all(&StreamEnd::Mismatch(error.clone()));
         }
         self.try_again(error);
+    }
+
+    fn owners(&self) -> (PlanOf, PlanOf) {
+        let name = &self.subscription.name;
+        (PlanOf::Subscription(name.clone()), PlanOf::Consumer(name.clone()))
+    }
+
+    /// It has ended: nobody waits for its objects any more.
+    pub(super) fn forget_objects(&self) {
+        let (plan_of, consumer_of) = self.owners();
+        self.context.objects.forget(&plan_of);
+        self.context.objects.forget(&consumer_of);
     }
 
     /// The consumer has ended by itself, and with it, usually, its channel.
@@ -119,11 +158,14 @@ impl Pump {
         let was_well = self.started_at.take().is_some_and(|at| at.elapsed() >= WELL_AFTER);
         self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
         let wait = full_jitter(self.failures, CONSUME_BACKOFF, fastrand::f64());
-        warn!(
-            subscription = %self.subscription.name, queue = %self.subscription.queue.name, %error,
-            hint = error.hint(), wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            "not consuming, trying again"
-        );
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let (subscription, queue) = (&self.subscription.name, &self.subscription.queue.name);
+        if error.is_about_an_object() {
+            // Said once already, when it was new.
+            debug!(%subscription, %queue, %error, wait_ms, "not consuming, trying again");
+        } else {
+            warn!(%subscription, %queue, %error, hint = error.hint(), wait_ms, "not consuming, trying again");
+        }
         self.metrics.prefetch.set(0.0);
         self.intake = Intake::after_failure(wait);
         self.trouble = Some(error);
@@ -131,16 +173,24 @@ impl Pump {
 
     pub(super) fn link_changed(&mut self) {
         self.is_status_due = true;
-        let live = self.link.live().map(|live| live.id);
-        if self.intake.session().is_some() && self.intake.session() != live {
+        let link = self.link.now();
+        let live = link.live.as_ref().map(|live| live.id);
+        let is_over = |session: SessionId| !link.settles(session);
+        let is_useless = match &self.intake {
+            // Towards a session that was replaced: nothing hangs on it yet.
+            Intake::Starting { session, .. } => Some(*session) != live,
+            Intake::Idle { .. } | Intake::Active(_) | Intake::Adjusting { .. } => {
+                self.intake.session().is_some_and(is_over)
+            }
+        };
+        if is_useless {
             self.intake = Intake::Idle { retry_at: None };
             self.metrics.prefetch.set(0.0);
         }
-        if self.session.is_some() && self.session != live {
-            self.session = None;
-            self.settling.forget_sessions_except(live);
-            self.receipts_lost(|_| true);
-        }
+        self.former.take_if(|former| is_over(former.channel.0));
+        self.session.take_if(|session| is_over(*session));
+        self.settling.forget_sessions(is_over);
+        self.receipts_lost(|load| is_over(load.receipt.session()));
         if live != self.last_live {
             self.last_live = live;
             // A new session may well have what the last one lacked.
@@ -152,12 +202,18 @@ impl Pump {
 
     /// These receipts are worthless: the broker hands the messages out again.
     fn receipts_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
-        for (stream, ids) in self.ledger.lose(is_lost) {
+        for (stream, lost) in self.ledger.lose(is_lost) {
             let Some(peer) = self.peers.get(&stream) else { continue };
+            let ids: Vec<DeliveryId> = lost.iter().map(|(id, _)| *id).collect();
             // What was never written need not be taken back.
             let written = peer.outbox.withdraw(&ids);
-            if !written.is_empty() {
-                peer.outbox.revoke(RevocationReason::BrokerLost, written);
+            if written.is_empty() {
+                continue;
+            }
+            peer.outbox.revoke(RevocationReason::BrokerLost, written.clone());
+            let written: HashSet<DeliveryId> = written.into_iter().collect();
+            for (id, load) in lost.iter().filter(|(id, _)| written.contains(id)) {
+                self.may_come_late(*id, load);
             }
         }
     }
@@ -168,8 +224,15 @@ impl Pump {
         } else {
             window::prefetch(self.ledger.windows(), self.subscription.delivery.prefetch_max).map(Prefetch::new)
         };
+        self.set_former_aside();
         match (&mut self.intake, wanted) {
             (Intake::Idle { retry_at: None }, Some(prefetch)) => self.begin_consuming(prefetch),
+            (Intake::Idle { .. }, None) if self.former.is_some() => {
+                if let Some(former) = self.former.take() {
+                    self.intake = Intake::Active(former);
+                    self.adjust(None);
+                }
+            }
             // Nobody wants it any more: a stream has left what it never saw.
             (Intake::Idle { .. }, None) => self.give_back_waiting(),
             (Intake::Active(_), None) => self.adjust(None),
@@ -182,20 +245,38 @@ impl Pump {
         }
     }
 
+    /// A consumer of a session that was replaced goes when that of the new one has begun; nothing is read from it until
+    /// then.
+    fn set_former_aside(&mut self) {
+        if self.subscription.queue.is_exclusive() {
+            // It belongs to that session, and is served there until the end of it.
+            return;
+        }
+        // Numbers of sessions rise: a consumer may also be ahead of what this pump has heard of the link.
+        let Intake::Active(active) = &self.intake else { return };
+        if self.last_live.is_none_or(|live| active.channel.0 >= live) {
+            return;
+        }
+        let intake = std::mem::replace(&mut self.intake, Intake::Idle { retry_at: None });
+        if let Intake::Active(active) = intake {
+            self.former = Some(active);
+        }
+    }
+
     fn begin_consuming(&mut self, prefetch: Prefetch) {
         let Some(live) = self.link.live() else { return };
-        let options = ConsumeOptions { prefetch, exclusive: self.subscription.queue.exclusive };
-        let queue = self.subscription.queue.name.clone();
-        let mut plans = vec![Arc::clone(&self.plan)];
-        if self.failures > 0 {
-            // What all share was there when the session began; somebody may have deleted it since.
-            plans.insert(0, Arc::clone(&self.context.shared));
+        if self.subscription.queue.is_exclusive() && self.link.is_closing_former() {
+            // The broker would refuse it; the end of that session is told.
+            return;
         }
-        self.intake = Intake::start(live, plans, queue, options);
+        let options = ConsumeOptions { prefetch, exclusive: self.subscription.queue.is_exclusive() };
+        let queue = self.subscription.queue.name.clone();
+        let whose = (self.owners().0, self.wish.clone(), self.context.objects.clone());
+        self.intake = Intake::start(live, whose, (queue, options), self.former.take());
     }
 
     fn adjust(&mut self, target: Option<Prefetch>) {
-        if target.is_none() && self.subscription.queue.auto_delete {
+        if target.is_none() && self.subscription.queue.is_auto_delete() {
             // The queue goes with its last consumer: what we hold must be back in it before, for other consumers.
             self.give_back_waiting();
             self.settling.flush();

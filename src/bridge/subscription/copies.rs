@@ -12,10 +12,13 @@ use tracing::{debug, warn};
 
 use super::super::lane::LaneHandle;
 use super::super::link::LinkWatch;
+use super::super::objects::{Objects, PlanOf};
+use super::super::wish::Wish;
 use super::settling::Note;
 use crate::broker::{BrokerError, Confirm, Proof, Publication, Receipt, Routing};
 use crate::domain::giving_up::DeadLetterCause;
 use crate::domain::message::Message;
+use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
 
 /// Waits between two tries of one copy.
@@ -41,14 +44,33 @@ pub(super) enum Purpose {
 pub(super) struct Copy {
     pub message: Message,
     pub purpose: Purpose,
+    /// Where a letter goes instead when its queue is full: an archive. `None` = it waits for room.
+    pub when_full: Option<QueueName>,
     /// What makes the place where the copy goes, when it is missing.
-    pub repair: Arc<Plan>,
+    pub repair: Repair,
     pub receipt: Receipt,
     /// What the ack of the original must prove.
     pub proof: Proof,
     /// Until then the copy is tried; then the original goes back, or the broker would close the channel for it.
     pub until: Instant,
     pub note: Note,
+}
+
+/// What makes the place where a copy goes.
+#[derive(Debug)]
+pub(super) enum Repair {
+    /// The plan of a delay slot.
+    Slot(Arc<Plan>),
+    /// What the subscription wants at that moment: an administrator may change it while the copy waits.
+    Own(PlanOf, Wish),
+}
+
+/// What a copy needs on its way.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    pub lane: LaneHandle,
+    pub link: LinkWatch,
+    pub objects: Objects,
 }
 
 /// How a copy ended.
@@ -72,12 +94,13 @@ pub(super) enum Fate {
 }
 
 /// Publishes until the copy is confirmed and routed, or the original's session is over.
-pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> CopyEnd {
+pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
+    let Means { lane, mut link, objects } = means;
     let session = copy.receipt.session();
     let mut wait = WAIT_MIN;
     let mut is_repaired = false;
     loop {
-        if !link.is_live(session) {
+        if !link.settles(session) {
             return CopyEnd { copy, fate: Fate::SessionOver };
         }
         if Instant::now() >= copy.until {
@@ -89,13 +112,17 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
             Confirm::Stored => return CopyEnd { copy, fate: Fate::Stored },
             Confirm::ExchangeMissing(_) | Confirm::Unroutable if !is_repaired => {
                 is_repaired = true;
-                match repair(&copy, &link).await {
+                match repair(&copy, &link, &objects).await {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),
                 }
             }
             Confirm::ExchangeMissing(exchange) => format!("exchange {exchange} does not exist"),
             Confirm::Unroutable => "no queue takes it: the binding is missing".to_owned(),
+            Confirm::Refused if copy.when_full.is_some() => {
+                send_to_archive(&mut copy);
+                continue;
+            }
             Confirm::Refused => "the broker refused it: the queue is full or has no quorum".to_owned(),
             Confirm::Lost => "the channel was lost before the confirm".to_owned(),
             Confirm::TimedOut => "no confirm in time".to_owned(),
@@ -116,6 +143,14 @@ pub(super) async fn store(copy: Copy, lane: LaneHandle, mut link: LinkWatch) -> 
     }
 }
 
+/// A full queue that refuses moves nothing by itself (measured), so the letter is sent on: its origin is in its headers.
+fn send_to_archive(copy: &mut Copy) {
+    let Some(archive) = copy.when_full.take() else { return };
+    debug!(queue = %copy.message.routing_key, %archive, "the dead-letter queue is full, the letter goes to the archive");
+    copy.message.exchange = ExchangeName::nameless();
+    archive.as_str().clone_into(&mut copy.message.routing_key);
+}
+
 async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> CopyEnd {
     warn!(
         queue = %copy.message.routing_key, purpose = ?copy.purpose, %error,
@@ -127,9 +162,20 @@ async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> Cop
     }
 }
 
-async fn repair(copy: &Copy, link: &LinkWatch) -> Result<(), BrokerError> {
+async fn repair(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
     let Some(live) = link.live() else { return Err(link.now().why_down()) };
-    let findings = live.session.apply(Arc::clone(&copy.repair)).await?;
+    let findings = match &copy.repair {
+        Repair::Slot(plan) => {
+            let findings = live.session.apply(Arc::clone(plan)).await?;
+            // A slot that does not fit is told with the copy that waits for it: nobody else looks at it again.
+            objects.made(&PlanOf::shared(plan), live.id, plan, &findings);
+            findings
+        }
+        Repair::Own(owner, wish) => {
+            let held = wish.hold().await;
+            objects.apply(owner, live.parts(), &held.plan).await?
+        }
+    };
     debug!(topology = %findings, "made the place for a copy");
     Ok(())
 }

@@ -1,16 +1,16 @@
 //! The consumer of a subscription: none without handlers, begun, adjusted and cancelled without stopping the pump.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::super::link::Live;
+use super::super::link::{Hold, Live};
+use super::super::objects::{Objects, PlanOf};
+use super::super::wish::Wish;
 use super::settling::Channel;
 use crate::broker::{Arrivals, BrokerError, ConsumeOptions, Findings, Incoming, Prefetch, SessionId, Settler};
 use crate::domain::name::QueueName;
-use crate::domain::topology::Plan;
 
 /// Changes of the windows are gathered so long before the broker is told: each telling is three round trips.
 const PREFETCH_SETTLES: Duration = Duration::from_millis(200);
@@ -26,6 +26,28 @@ pub(super) struct Started {
     pub session: SessionId,
     pub prefetch: Prefetch,
     pub findings: Findings,
+    /// Of the session; kept while something of it is unsettled.
+    pub hold: Hold,
+    /// The consumer of the session before, which has been cancelled.
+    pub former: Option<Channel>,
+}
+
+/// Why a consumer has not begun.
+pub(super) struct NotStarted {
+    pub session: SessionId,
+    pub stage: Stage,
+    pub error: BrokerError,
+    /// The consumer of the session before, as it was.
+    pub former: Option<Active>,
+}
+
+/// How far it had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The topology does not fit, or could not be looked at.
+    Topology,
+    /// It fits, and consuming was refused.
+    Consume,
 }
 
 /// A consumer that is served.
@@ -70,7 +92,7 @@ pub(super) enum Intake {
     /// None; not before `retry_at` after a failure.
     Idle { retry_at: Option<Instant> },
     /// Topology is looked at, then the consumer begins.
-    Starting { session: SessionId, work: BoxFuture<'static, Result<Started, BrokerError>> },
+    Starting { session: SessionId, work: BoxFuture<'static, Result<Started, NotStarted>> },
     /// Deliveries arrive.
     Active(Active),
     /// Its prefetch changes, or it ends.
@@ -79,7 +101,7 @@ pub(super) enum Intake {
 
 /// What happened to the consumer.
 pub(super) enum IntakeEvent {
-    Started(Result<Started, BrokerError>),
+    Started(Result<Started, NotStarted>),
     Arrived(Result<Vec<Incoming>, BrokerError>),
     Adjusted(Adjusted),
     RetryDue,
@@ -111,17 +133,40 @@ impl Intake {
         }
     }
 
-    /// Begins: the plans in order, then the consumer. The findings are those of the last plan.
-    pub(super) fn start(live: Live, plans: Vec<Arc<Plan>>, queue: QueueName, options: ConsumeOptions) -> Self {
+    /// Begins: the plan of the moment, then the consumer. That of the session before ends only then: a queue that goes with
+    /// its last consumer stays.
+    pub(super) fn start(
+        live: Live,
+        (owner, wish, objects): (PlanOf, Wish, Objects),
+        (queue, options): (QueueName, ConsumeOptions),
+        former: Option<Active>,
+    ) -> Self {
         let session = live.id;
         let work = Box::pin(async move {
-            let mut findings = Findings::default();
-            for plan in plans {
-                findings = live.session.apply(plan).await?;
-            }
+            let held = wish.hold().await;
             let prefetch = options.prefetch;
-            let (arrivals, settler) = live.session.consume(queue, options).await?;
-            Ok(Started { arrivals, settler, session: live.id, prefetch, findings })
+            let applied = objects.apply(&owner, live.parts(), &held.plan).await;
+            drop(held);
+            let begun = async {
+                let findings = applied.map_err(|error| (Stage::Topology, error))?;
+                match live.session.consume(queue, options).await {
+                    Ok(halves) => Ok((findings, halves)),
+                    Err(error) => Err((Stage::Consume, error)),
+                }
+            };
+            let (findings, (arrivals, settler)) = match begun.await {
+                Ok(begun) => begun,
+                Err((stage, error)) => return Err(NotStarted { session, stage, error, former }),
+            };
+            let former = match former {
+                Some(mut former) => {
+                    // An error means that it has ended already.
+                    let _ = former.arrivals.cancel().await;
+                    Some(former.channel)
+                }
+                None => None,
+            };
+            Ok(Started { arrivals, settler, session, prefetch, findings, hold: live.hold, former })
         });
         Self::Starting { session, work }
     }

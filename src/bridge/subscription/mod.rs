@@ -8,7 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::LaneHandle;
 use super::link::LinkWatch;
+use super::objects::Objects;
 use super::outbox::Outbox;
+use super::wish::Wish;
 use crate::broker::BrokerError;
 use crate::domain::delivery_id::DeliveryIds;
 use crate::domain::ledger::{DeliveryId, StreamId};
@@ -21,6 +23,7 @@ use crate::telemetry::metrics::CappedLabel;
 mod consuming;
 mod copies;
 mod intake;
+mod late;
 mod pump;
 mod releases;
 mod settling;
@@ -35,7 +38,7 @@ const COMMANDS_MAX: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Context {
     /// Numbers for deliveries.
-    pub ids: Mutex<DeliveryIds>,
+    pub ids: Arc<Mutex<DeliveryIds>>,
     /// Numbers for streams.
     pub streams: AtomicU64,
     /// The lane of copies.
@@ -48,6 +51,8 @@ pub(crate) struct Context {
     pub topology: TopologyMode,
     /// What all subscriptions share on the broker.
     pub shared: Arc<Plan>,
+    /// What is known of the objects on the broker.
+    pub objects: Objects,
     /// What is left for handlers when we stop.
     pub drain_grace: Duration,
     /// Names of subscriptions in metrics.
@@ -200,6 +205,8 @@ impl std::fmt::Debug for Command {
 pub(crate) struct SubscriptionHandle {
     /// What it was started with.
     pub subscription: Arc<Subscription>,
+    /// What it wants on the broker.
+    pub wish: Wish,
     commands: mpsc::Sender<Command>,
 }
 
@@ -225,18 +232,19 @@ pub(crate) struct Parts {
     pub link: LinkWatch,
     pub phase: PhaseWatch,
     pub kept: Kept,
+    pub wish: Wish,
     /// Dropped when the subscription has nothing unsettled any more and has ended.
     pub alive: mpsc::Sender<std::convert::Infallible>,
 }
 
 /// Starts the task of a subscription. Its consumer begins with its first handler.
-pub(crate) fn start(tasks: &Tasks, subscription: Subscription, parts: Parts) -> SubscriptionHandle {
+pub(crate) fn start(tasks: &Tasks, subscription: Arc<Subscription>, parts: Parts) -> SubscriptionHandle {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let subscription = Arc::new(subscription);
+    let wish = parts.wish.clone();
     let name = subscription.name.as_str().to_owned();
     let pump = pump::Pump::new(Arc::clone(&subscription), parts, commands, sender.downgrade());
     tasks.spawn(TaskKind::Subscription, name, pump.run());
-    SubscriptionHandle { subscription, commands: sender }
+    SubscriptionHandle { subscription, wish, commands: sender }
 }
 
 /// A description of what keeps a subscription from consuming.

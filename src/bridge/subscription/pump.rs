@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
+use super::super::wish::Wish;
 use super::copies::CopyEnd;
-use super::intake::{Intake, IntakeEvent};
+use super::intake::{Active, Intake, IntakeEvent};
 use super::releases::Releases;
 use super::settling::{Channel, Note, Settling, Source};
 use super::streams::Peer;
@@ -21,11 +22,11 @@ use super::{Command, Context, Kept, Parts, describe};
 use tracing::warn;
 
 use crate::broker::{BrokerError, Receipt, SessionId, Settled};
+use crate::domain::late_acks::LateAcks;
 use crate::domain::ledger::{Ledger, Size, StreamId};
 use crate::domain::message::frame_bytes_bound;
 use crate::domain::record::Seen;
 use crate::domain::subscription::Subscription;
-use crate::domain::topology::{self, Plan};
 use crate::domain::verdict::VerdictKind;
 use crate::runtime::{Phase, PhaseWatch};
 use crate::telemetry::metrics::SubscriptionMetrics;
@@ -81,14 +82,16 @@ pub(super) struct Pump {
     pub(super) peers: BTreeMap<StreamId, Peer>,
     pub(super) settling: Settling,
     pub(super) copies: FuturesUnordered<BoxFuture<'static, CopyEnd>>,
-    pub(super) plan: Arc<Plan>,
+    pub(super) wish: Wish,
     pub(super) metrics: SubscriptionMetrics,
     pub(super) intake: Intake,
+    /// The consumer of a session that was replaced, unread, until that of the new one has begun.
+    pub(super) former: Option<Active>,
     pub(super) status: Status,
     /// The link or the consumer has changed since the status was told.
     pub(super) is_status_due: bool,
     commands: mpsc::Receiver<Command>,
-    /// The session that the deliveries in the ledger belong to.
+    /// The session of the newest consumer.
     pub(super) session: Option<SessionId>,
     /// The session that was live when the link was last looked at.
     pub(super) last_live: Option<SessionId>,
@@ -97,8 +100,12 @@ pub(super) struct Pump {
     /// Failures of the consumer in a row.
     pub(super) failures: u32,
     pub(super) started_at: Option<Instant>,
+    /// What is done and could not be told.
+    pub(super) late: LateAcks,
     /// Releases that are held before they go back.
     pub(super) releases: Releases,
+    /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
+    pub(super) delivery_limit_found: Option<i64>,
     counters: HashMap<(VerdictKind, Source, bool), Counter>,
     timers: HashMap<VerdictKind, Histogram>,
     _alive: mpsc::Sender<std::convert::Infallible>,
@@ -112,9 +119,9 @@ impl Pump {
         sender: mpsc::WeakSender<Command>,
     ) -> Self {
         Self {
-            plan: Arc::new(topology::subscription(parts.context.topology, &subscription)),
-            ledger: Ledger::new(subscription.delivery.max_lease),
             metrics: SubscriptionMetrics::new(label_of(&parts, &subscription)),
+            ledger: Ledger::new(subscription.delivery.max_lease),
+            wish: parts.wish,
             subscription,
             context: parts.context,
             link: parts.link,
@@ -127,6 +134,7 @@ impl Pump {
             settling: Settling::default(),
             copies: FuturesUnordered::new(),
             intake: Intake::Idle { retry_at: None },
+            former: None,
             status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
             is_status_due: true,
             session: None,
@@ -134,7 +142,9 @@ impl Pump {
             trouble: None,
             failures: 0,
             started_at: None,
+            late: LateAcks::default(),
             releases: Releases::default(),
+            delivery_limit_found: None,
             counters: HashMap::new(),
             timers: HashMap::new(),
             _alive: parts.alive,
@@ -145,6 +155,7 @@ impl Pump {
         loop {
             self.advance();
             if self.has_ended() {
+                self.forget_objects();
                 return;
             }
             match self.next_event().await {
@@ -309,7 +320,7 @@ impl Pump {
 
 /// A queue that goes with its consumer has a name that nobody will ask for again: its series would only pile up.
 fn label_of<'a>(parts: &'a Parts, subscription: &'a Subscription) -> &'a str {
-    let is_passing = subscription.queue.exclusive && parts.kept == Kept::WhileUsed;
+    let is_passing = subscription.queue.is_exclusive() && parts.kept == Kept::WhileUsed;
     if is_passing { "other" } else { parts.context.labels.of(subscription.name.as_str()) }
 }
 

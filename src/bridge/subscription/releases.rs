@@ -3,7 +3,6 @@
 //! Below RabbitMQ 4.3 every requeue counts against a quorum queue's delivery limit, and beyond it the message is
 //! dead-lettered, or dropped where no target is: 21 releases destroyed a message (measured).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use super::settling::{Job, Note, Source};
 use crate::broker::{Proof, Settlement};
 use crate::domain::giving_up::{self, GUARD_MARGIN};
 use crate::domain::ledger::{DeliveryId, Outcome};
+use crate::domain::message::Value;
 use crate::domain::subscription::DELIVERY_LIMIT_DEFAULT;
 use crate::domain::verdict::VerdictKind;
 use crate::runtime::{Phase, unix_ms};
@@ -68,7 +68,7 @@ impl Pump {
 
     /// Puts a give-back on its way. Near the queue's own limit it is a copy, which resets the queue's count.
     pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
-        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source };
+        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source, done: None };
         let proof = Proof::Written;
         if load.seen.delivery_count.saturating_add(GUARD_MARGIN) < self.delivery_limit() {
             let (receipt, settlement) = (load.receipt, Settlement::GiveBack);
@@ -80,14 +80,16 @@ impl Pump {
         let (queue, fresh_id) = (&self.subscription.queue.name, Uuid::now_v7().to_string());
         let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
         let copy = giving_up::guard_copy(&source, remaining_ms);
-        self.copy(load, (copy, Purpose::Guard), Arc::clone(&self.plan), (proof, note));
+        // Not remembered as done: the copy is the same message in everything, and would be taken for its original.
+        self.copy(load, (copy, Purpose::Guard), self.own_repair(), (proof, note));
     }
 
-    /// Requeues that the queue allows: what was asked for, else what RabbitMQ takes from 4.0 on. A classic queue counts
-    /// nothing, so its deliveries never come near.
+    /// Requeues that the queue allows: what it was found to have, else what was asked for, else what RabbitMQ takes from
+    /// 4.0 on. A limit below 0 means none from 4.0 on and death at the first requeue on 3.10 (measured): every give-back
+    /// is a copy then, which is right on both. A classic queue counts nothing, so its deliveries never come near.
     fn delivery_limit(&self) -> u32 {
-        let named = self.subscription.queue.arguments.get("x-delivery-limit");
-        let named = named.and_then(crate::domain::message::Value::as_integer);
-        named.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(DELIVERY_LIMIT_DEFAULT)
+        let named = || self.subscription.queue.arguments.get("x-delivery-limit").and_then(Value::as_integer);
+        let limit = self.delivery_limit_found.or_else(named);
+        limit.map_or(DELIVERY_LIMIT_DEFAULT, |limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX))
     }
 }

@@ -1,6 +1,7 @@
 //! Acks and gives-back on their way to the broker: one flush at a time for each channel, the next one gathers meanwhile.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -8,8 +9,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::super::link::Hold;
 use crate::broker::{Proof, Receipt, SessionId, Settled, Settlement, Settler};
 use crate::domain::ledger::{DeliveryId, Outcome};
+use crate::domain::record::Seen;
 use crate::domain::verdict::VerdictKind;
 
 /// A channel is not closed so soon after its last ack: RabbitMQ's side of a channel keeps acks back while a quorum queue
@@ -46,6 +49,8 @@ pub(super) struct Note {
     pub outcome: Outcome,
     /// Who caused it.
     pub source: Source,
+    /// What was seen, where nothing of it is left to do once the broker has this: it is remembered should it come too late.
+    pub done: Option<Arc<Seen>>,
 }
 
 /// One settlement to carry out.
@@ -68,6 +73,8 @@ struct Slot {
     outstanding: usize,
     /// Nothing more arrives on it: with its last delivery it goes, and the channel with it.
     is_retired: bool,
+    /// A session that is replaced stays for what is not settled here.
+    _hold: Hold,
 }
 
 impl Slot {
@@ -95,8 +102,8 @@ pub(super) struct Settling {
 
 impl Settling {
     /// A consumer has begun on this channel.
-    pub(super) fn add(&mut self, channel: Channel, settler: Box<dyn Settler>) {
-        let slot = Slot { settler: Some(settler), waiting: Vec::new(), outstanding: 0, is_retired: false };
+    pub(super) fn add(&mut self, channel: Channel, settler: Box<dyn Settler>, hold: Hold) {
+        let slot = Slot { settler: Some(settler), waiting: Vec::new(), outstanding: 0, is_retired: false, _hold: hold };
         self.slots.insert(channel, slot);
     }
 
@@ -157,8 +164,8 @@ impl Settling {
     }
 
     /// Forgets the channels of sessions that are over; what still waits on them is stale.
-    pub(super) fn forget_sessions_except(&mut self, live: Option<SessionId>) {
-        let gone: Vec<Channel> = self.slots.keys().filter(|(id, _)| Some(*id) != live).copied().collect();
+    pub(super) fn forget_sessions(&mut self, is_over: impl Fn(SessionId) -> bool) {
+        let gone: Vec<Channel> = self.slots.keys().filter(|(id, _)| is_over(*id)).copied().collect();
         for channel in gone {
             self.forget(channel);
         }

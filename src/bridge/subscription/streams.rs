@@ -53,7 +53,6 @@ impl Pump {
         self.tell_status();
         let outbox = Arc::new(Outbox::default());
         outbox.tell(self.status.clone());
-        outbox.refill(messages_max);
         info!(subscription = %self.subscription.name, stream = stream.0, handler = %request.handler, "handler joined");
         let nonsense = (Instant::now(), 0);
         let (label, results) = (request.handler, request.results);
@@ -166,5 +165,18 @@ impl Pump {
 
     fn count_handlers(&self) {
         self.metrics.handlers.set(f64::from(u32::try_from(self.peers.len()).unwrap_or(u32::MAX)));
+        self.share_refill();
+    }
+
+    /// What a frame is worth waiting for: a quarter of the window, or of the handler's share where the broker sends less
+    /// ahead than all windows would take.
+    pub(super) fn share_refill(&self) {
+        let handlers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX).max(1);
+        let share = u32::from(self.subscription.delivery.prefetch_max).div_ceil(handlers);
+        for (stream, peer) in &self.peers {
+            if let Some(window) = self.ledger.window(*stream) {
+                peer.outbox.refill(window.messages_max().min(share));
+            }
+        }
     }
 }

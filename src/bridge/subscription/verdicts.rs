@@ -7,18 +7,19 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd, VerdictResult};
-use super::copies::{self, Copy, CopyEnd, Fate, Purpose};
+use super::copies::{self, Copy, CopyEnd, Fate, Means, Purpose, Repair};
 use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use super::{Results, Said};
 use crate::broker::{Proof, Settled, Settlement};
 use crate::domain::delay::Slot;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::giving_up::{self, Decision, Failed};
+use crate::domain::giving_up::{self, DeadLetterCause, Decision, Failed};
 use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcome, StreamId};
 use crate::domain::message::Message;
-use crate::domain::topology::Plan;
+use crate::domain::retry::Draw;
 use crate::domain::verdict::{Verdict, VerdictKind};
 use crate::runtime::unix_ms;
 
@@ -86,15 +87,20 @@ impl Pump {
         let cap = u32::from(self.subscription.delivery.prefetch_max);
         self.ledger.resize(stream, messages_max.map(|count| count.min(cap)), bytes_max);
         if let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get(&stream)) {
-            peer.outbox.refill(window.messages_max());
             peer.outbox.tell_window(window.messages_max(), window.bytes_max(), self.status.clone());
         }
+        self.share_refill();
     }
 
     pub(super) fn verdict(&mut self, stream: StreamId, id: DeliveryId, verdict: &Verdict) {
         match self.ledger.verdict(Instant::now().into_std(), stream, id, verdict.kind()) {
             Answer::Act(load) => self.carry_out(stream, id, load, verdict),
-            Answer::Result(outcome) => self.answer(stream, VerdictResult::new(id, outcome)),
+            Answer::Result(outcome) => {
+                if verdict.kind() == VerdictKind::Ack && outcome == Outcome::LeaseLost {
+                    self.acked_late(id);
+                }
+                self.answer(stream, VerdictResult::new(id, outcome));
+            }
             Answer::Already(first) => {
                 let result = VerdictResult::new(id, Outcome::AlreadySettled).because("another verdict came first");
                 self.answer(stream, VerdictResult { first, ..result });
@@ -114,7 +120,8 @@ impl Pump {
         let source = Source::Handler;
         match verdict {
             Verdict::Ack => {
-                let note = Note { id: Some(id), verdict: VerdictKind::Ack, outcome: Outcome::Acked, source };
+                let (verdict, outcome, done) = (VerdictKind::Ack, Outcome::Acked, Some(load.seen));
+                let note = Note { id: Some(id), verdict, outcome, source, done };
                 self.settling.push(Job { receipt: load.receipt, settlement: Settlement::Ack, proof, note });
             }
             Verdict::Release => self.release(load, id),
@@ -190,7 +197,7 @@ impl Pump {
         let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
         let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
         let failed = Failed { record, kind: attempt.kind, delay: attempt.delay, remaining_ms };
-        let decision = giving_up::decide(&self.subscription.retry, &failed);
+        let decision = giving_up::decide(&self.subscription.retry, &failed, draw());
         let number = record.attempt();
         let failure = Failure {
             kind: attempt.kind,
@@ -206,22 +213,48 @@ impl Pump {
         let (copy, purpose, repair, outcome) = match decision {
             Decision::Retry(slot) => {
                 let copy = giving_up::retry_copy(&source, failure, remaining_ms, (slot, &self.context.namespace));
-                let plan = slot.plan(&self.context.namespace).map_or_else(|_| Arc::clone(&self.plan), Arc::new);
-                (copy, Purpose::Retry { attempt: number }, plan, Outcome::RetryScheduled)
+                let slot = slot.plan(&self.context.namespace);
+                let repair = slot.map_or_else(|_| self.own_repair(), |plan| Repair::Slot(Arc::new(plan)));
+                (copy, Purpose::Retry { attempt: number }, repair, Outcome::RetryScheduled)
             }
             Decision::DeadLetter(cause) => {
                 let letter_id = Uuid::now_v7().to_string();
                 let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
-                let letter = giving_up::dead_letter(&source, failure, &self.subscription.dead_letter, &verdict);
-                (letter, Purpose::DeadLetter(cause), Arc::clone(&self.plan), Outcome::DeadLettered)
+                let letter = giving_up::dead_letter(&source, Some(failure), &self.subscription.dead_letter, &verdict);
+                (letter, Purpose::DeadLetter(cause), self.own_repair(), Outcome::DeadLettered)
             }
         };
         let verdict = match attempt.kind {
             FailureKind::DeadLetter => VerdictKind::DeadLetter,
             FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
         };
-        let note = Note { id: Some(id), verdict, outcome, source: attempt.source };
+        let done = Some(Arc::clone(&load.seen));
+        let note = Note { id: Some(id), verdict, outcome, source: attempt.source, done };
         self.copy(load, (copy, purpose), repair, (attempt.proof, note));
+    }
+
+    /// A delivery that no handler shall see: a dead letter at once, and no attempt is counted.
+    pub(super) fn too_large(&mut self, load: Load) {
+        let (cause, letter_id, fresh_id) =
+            (DeadLetterCause::MessageTooLarge, Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
+        let (message, record, queue) = (&load.seen.message, &load.seen.record, &self.subscription.queue.name);
+        warn!(
+            subscription = %self.subscription.name, bytes = load.size.encoded,
+            limit = self.subscription.delivery.message_bytes_max,
+            "a message is larger than max_message_bytes and becomes a dead letter"
+        );
+        let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
+        let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
+        let letter = giving_up::dead_letter(&source, None, &self.subscription.dead_letter, &verdict);
+        let (kind, outcome) = (VerdictKind::DeadLetter, Outcome::DeadLettered);
+        let done = Some(Arc::clone(&load.seen));
+        let note = Note { id: None, verdict: kind, outcome, source: Source::Sidecar, done };
+        self.copy(load, (letter, Purpose::DeadLetter(cause)), self.own_repair(), (Proof::Written, note));
+    }
+
+    /// The place of a letter or of a copy to the own queue is made by what the subscription wants then.
+    pub(super) fn own_repair(&self) -> Repair {
+        Repair::Own(PlanOf::Subscription(self.subscription.name.clone()), self.wish.clone())
     }
 
     /// Puts a copy on its way; the original is settled when its fate is known.
@@ -229,21 +262,27 @@ impl Pump {
         &mut self,
         load: Load,
         (message, purpose): (Message, Purpose),
-        repair: Arc<Plan>,
+        repair: Repair,
         (proof, note): (Proof, Note),
     ) {
         let until = load.arrived + self.subscription.delivery.max_lease.saturating_sub(LEASE_MARGIN);
-        let copy = Copy { message, purpose, repair, receipt: load.receipt, proof, until, note };
-        self.copies.push(Box::pin(copies::store(copy, self.context.copies.clone(), self.link.clone())));
+        let when_full = match purpose {
+            Purpose::DeadLetter(_) => self.subscription.dead_letter.when_full().cloned(),
+            Purpose::Retry { .. } | Purpose::Guard => None,
+        };
+        let copy = Copy { message, purpose, when_full, repair, receipt: load.receipt, proof, until, note };
+        let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
+        self.copies.push(Box::pin(copies::store(copy, Means { lane, link: self.link.clone(), objects })));
     }
 
     pub(super) fn copied(&mut self, end: CopyEnd) {
         let CopyEnd { copy, fate } = end;
         match fate {
             Fate::Stored => {}
-            Fate::SessionOver => return self.settled(vec![(copy.note, Settled::Stale)]),
+            // Nothing was stored for it.
+            Fate::SessionOver => return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]),
             Fate::Impossible | Fate::TooLate => {
-                let note = Note { outcome: Outcome::Released, ..copy.note };
+                let note = Note { outcome: Outcome::Released, done: None, ..copy.note };
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
                 return self.settling.push(Job { receipt: copy.receipt, settlement, proof, note });
             }
@@ -258,6 +297,7 @@ impl Pump {
                 self.metrics.dead_lettered(cause.label());
                 warn!(
                     subscription = %self.subscription.name, cause = cause.as_str(),
+                    reason = giving_up::letter_reason(&copy.message),
                     message.id = copy.message.properties.message_id.as_deref().unwrap_or_default(), "dead-lettered"
                 );
             }
@@ -277,6 +317,9 @@ impl Pump {
         }
         for (note, settled) in done {
             self.count_settlement(&note, settled);
+            if settled == Settled::Stale {
+                self.done_in_vain(&note);
+            }
             let Some(id) = note.id else { continue };
             let outcome = match settled {
                 Settled::Applied => note.outcome,
@@ -324,6 +367,11 @@ impl Pump {
             self.end(stream, StreamEnd::SlowReader);
         }
     }
+}
+
+/// Chance for one retry: where in its span the delay lies, and which of two slots serves it.
+fn draw() -> Draw {
+    Draw { spread: fastrand::f64(), pick: fastrand::f64() }
 }
 
 /// A delay that no slot can hold: served by a shorter one it would be early.

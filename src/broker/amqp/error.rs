@@ -4,11 +4,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use lapin::ErrorKind;
-use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::options::AmqpOptions;
+use super::options::{AmqpOptions, Node};
+use super::tls;
 use crate::broker::BrokerError;
+use crate::domain::name::ExchangeName;
 
 /// Reply codes of AMQP 0-9-1 that we tell apart.
 mod code {
@@ -32,17 +33,27 @@ pub(super) fn words(error: &lapin::Error) -> String {
     reply(error).map_or_else(|| error.to_string(), |(_, text)| text)
 }
 
-/// Why a connection could not be opened.
-pub(super) fn connecting(error: &lapin::Error, options: &AmqpOptions) -> BrokerError {
-    let endpoint = options.endpoint();
+/// Why a connection to a node could not be opened.
+pub(super) fn connecting(error: &lapin::Error, options: &AmqpOptions, node: &Node) -> BrokerError {
+    let endpoint = options.endpoint_of(node);
+    if let ErrorKind::IOError(io) = error.kind() {
+        return streaming(io, options, node);
+    }
     let reason = options.scrub(&words(error));
     match reply(error).map(|(code, _)| code) {
-        Some(code::ACCESS_REFUSED) => {
-            BrokerError::LoginRefused { endpoint, user: options.username.expose_secret().to_owned(), reason }
-        }
+        Some(code::ACCESS_REFUSED) => BrokerError::LoginRefused { endpoint, user: options.login.user(), reason },
         Some(code::NOT_ALLOWED) => BrokerError::VhostRefused { endpoint, vhost: options.vhost.clone(), reason },
         Some(_) => BrokerError::SessionLost { reason },
         None => BrokerError::Unreachable { endpoint, reason },
+    }
+}
+
+/// Why a stream that was open ended before the broker had greeted: TLS's own words where it was TLS.
+pub(super) fn streaming(error: &std::io::Error, options: &AmqpOptions, node: &Node) -> BrokerError {
+    let endpoint = options.endpoint_of(node);
+    match tls::told(error) {
+        Some(told) => tls::failure(told, &node.host).at(endpoint),
+        None => BrokerError::Unreachable { endpoint, reason: error.to_string() },
     }
 }
 
@@ -55,9 +66,31 @@ pub(super) fn calling(error: &lapin::Error, object: &str) -> BrokerError {
         code::ACCESS_REFUSED => BrokerError::AccessRefused { action: format!("access to {object}"), reason },
         code::NOT_FOUND => BrokerError::Missing { object: missing(object, &reason) },
         code::RESOURCE_LOCKED => BrokerError::Locked { object: object.to_owned() },
-        code::PRECONDITION_FAILED => BrokerError::Mismatch { object: object.to_owned(), reason },
+        code::PRECONDITION_FAILED => {
+            BrokerError::Mismatch { object: object.to_owned(), differences: Vec::new(), reason }
+        }
         _ => ended(error),
     }
+}
+
+/// The broker's words where it closed the connection for what was just asked: not for its own end (320), nor for a frame
+/// that it could not read. Its texts begin with the name of the code.
+pub(super) fn denial(error: &BrokerError) -> Option<String> {
+    let names = ["NOT_ALLOWED - ", "NOT_IMPLEMENTED - ", "INTERNAL_ERROR - "];
+    let BrokerError::SessionLost { reason } = error else { return None };
+    // A text in lines would tear a log.
+    let one_line = || reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    names.iter().any(|name| reason.starts_with(name)).then(one_line)
+}
+
+/// The broker's words, if it has closed a channel because this exchange takes no publishes from us: it is internal, or the
+/// user lacks the right to write to it. A right that hangs on the routing key says nothing of the exchange.
+pub(super) fn refused_publish(error: &lapin::Error, exchange: &ExchangeName) -> Option<String> {
+    let (code::ACCESS_REFUSED, text) = reply(error)? else { return None };
+    let name = if exchange.is_nameless() { "amq.default" } else { exchange.as_str() };
+    let is_said = |words: &&str| text.starts_with(&format!("ACCESS_REFUSED - {words} exchange '{name}' in vhost"));
+    // The words of 3.10 and 4.0, then those of 4.3.
+    ["cannot publish to internal", "access to", "write access to"].iter().any(is_said).then_some(text)
 }
 
 /// Why a channel or a connection is over.
@@ -105,11 +138,43 @@ mod tests {
     #[test]
     fn the_codes_of_a_refused_connect_are_told_apart() {
         let options = sample(5672);
-        let login = connecting(&spoken(403, "ACCESS_REFUSED - p@ss/wörd is wrong"), &options);
+        let login = connecting(&spoken(403, "ACCESS_REFUSED - p@ss/wörd is wrong"), &options, &options.nodes[0]);
         assert!(matches!(&login, BrokerError::LoginRefused { user, .. } if user == "mia"), "{login:?}");
         assert!(!login.to_string().contains("p@ss"), "{login}");
-        let vhost = connecting(&spoken(530, "NOT_ALLOWED - vhost x not found"), &options);
+        let vhost = connecting(&spoken(530, "NOT_ALLOWED - vhost x not found"), &options, &options.nodes[0]);
         assert!(matches!(vhost, BrokerError::VhostRefused { .. }), "{vhost:?}");
+    }
+
+    #[test]
+    fn a_denial_is_what_closes_a_connection_for_what_was_asked() {
+        let of = |code, text| denial(&calling(&spoken(code, text), "queue q"));
+        let told = of(541, "INTERNAL_ERROR - Feature `x` is deprecated.\nIts use is not permitted");
+        assert_eq!(told.as_deref(), Some("INTERNAL_ERROR - Feature `x` is deprecated. Its use is not permitted"));
+        for (code, text) in
+            [(320, "CONNECTION_FORCED - bye"), (406, "PRECONDITION_FAILED - x"), (501, "FRAME_ERROR - x")]
+        {
+            assert_eq!(of(code, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refused_publish_blames_the_exchange_and_never_its_neighbours_or_a_routing_key() {
+        let refused = |code, text: &str, exchange: &str| {
+            let exchange = ExchangeName::parse(exchange).unwrap_or_else(|_| ExchangeName::nameless());
+            refused_publish(&spoken(code, &format!("ACCESS_REFUSED - {text}")), &exchange).is_some()
+        };
+        for text in [
+            "cannot publish to internal exchange 'x' in vhost '/'",
+            "access to exchange 'x' in vhost '/' refused for user 'u'",
+            "write access to exchange 'x' in vhost '/' refused for user 'u'",
+        ] {
+            assert!(refused(403, text, "x"), "{text}");
+            assert!(!refused(403, text, "y") && !refused(403, text, "x2") && !refused(404, text, "x"), "{text}");
+        }
+        assert!(refused(403, "access to exchange 'amq.default' in vhost '/' refused for user 'u'", ""));
+        let topic =
+            "access to topic 'access to exchange 'y' in vhost' in exchange 'x' in vhost '/' refused for user 'u'";
+        assert!(!refused(403, topic, "x") && !refused(403, topic, "y"));
     }
 
     #[test]
@@ -121,7 +186,11 @@ mod tests {
             (
                 406,
                 "PRECONDITION_FAILED - x",
-                BrokerError::Mismatch { object: "queue q".into(), reason: "PRECONDITION_FAILED - x".into() },
+                BrokerError::Mismatch {
+                    object: "queue q".into(),
+                    differences: Vec::new(),
+                    reason: "PRECONDITION_FAILED - x".into(),
+                },
             ),
             (403, "no", BrokerError::AccessRefused { action: "access to queue q".into(), reason: "no".into() }),
             (320, "CONNECTION_FORCED", BrokerError::SessionLost { reason: "CONNECTION_FORCED".into() }),

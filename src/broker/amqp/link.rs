@@ -3,27 +3,31 @@
 //! lapin's own connect has no deadline, and every try that is given up leaves a thread and a socket behind. So the
 //! socket is ours: it has our options, it is really TLS where TLS is asked for, and it can be cut from outside.
 
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_compat::Compat;
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::LongString;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{Connection, ConnectionProperties};
-use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::error;
-use super::options::AmqpOptions;
+use super::options::{AmqpOptions, Changes, FRAME_BYTES_MAX, Login, Transport};
+use super::places::Place;
+use super::token::TokenLogin;
+use super::{error, tls};
 use crate::broker::BrokerError;
 
 /// What lapin reads and writes.
 pub(super) type Stream = AsyncTcpStream<Compat<TcpStream>>;
+
+/// The settings whose words errors of TLS use.
+const TLS_SECTION: &str = "bus.amqp.tls";
 
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -87,35 +91,30 @@ pub(super) struct Link {
     pub(super) cutter: Cutter,
 }
 
-/// TCP and, where asked for, TLS: every address of the host in turn, each with its share of `limit`.
-pub(super) async fn open(options: &AmqpOptions, limit: Duration) -> Result<(Stream, Cutter), BrokerError> {
-    let endpoint = options.endpoint();
-    let unreachable = |reason: String| BrokerError::Unreachable { endpoint: options.endpoint(), reason };
-    let work = async {
-        let found = tokio::net::lookup_host((options.host.as_str(), options.port)).await;
-        let addresses: Vec<SocketAddr> = found.map_err(|error| unreachable(error.to_string()))?.collect();
-        let socket = reach(&addresses, limit).await.map_err(|error| unreachable(error.to_string()))?;
-        tune(&socket).map_err(|error| unreachable(error.to_string()))?;
-        let cutter = Cutter::of(&socket).map_err(|error| unreachable(error.to_string()))?;
-        let plain = AsyncTcpStream::Plain(Compat::new(socket));
-        let stream = if options.tls { secure(plain, options).await? } else { plain };
-        Ok((stream, cutter))
-    };
-    let late = || BrokerError::TimedOut { operation: format!("connecting to {endpoint}"), within: limit };
-    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
-}
-
-async fn reach(addresses: &[SocketAddr], limit: Duration) -> std::io::Result<TcpStream> {
-    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(socket)) => return Ok(socket),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address} does not answer")),
+/// TCP and, where asked for, TLS, to one address within `limit`.
+pub(super) async fn open(
+    options: &AmqpOptions,
+    place: &Place,
+    limit: Duration,
+) -> Result<(Stream, Cutter), BrokerError> {
+    let endpoint = || options.endpoint_of(&place.node);
+    let unreachable = |reason: String| BrokerError::Unreachable { endpoint: endpoint(), reason };
+    let deadline = Instant::now() + limit;
+    let socket = timeout_at(deadline, TcpStream::connect(place.address)).await;
+    let socket = socket.map_err(|_| unreachable(format!("{} does not answer", place.address)))?;
+    let socket = socket.map_err(|error| unreachable(error.to_string()))?;
+    tune(&socket).map_err(|error| unreachable(error.to_string()))?;
+    let cutter = Cutter::of(&socket).map_err(|error| unreachable(error.to_string()))?;
+    let plain = AsyncTcpStream::Plain(Compat::new(socket));
+    let stream = match &options.transport {
+        Transport::Plain => plain,
+        Transport::Tls(tls) => {
+            let secured = timeout_at(deadline, tls::secure(plain, (&place.node.host, TLS_SECTION), tls)).await;
+            let late = |_| BrokerError::TimedOut { operation: format!("TLS with {}", endpoint()), within: limit };
+            secured.map_err(late)?.map_err(|failure| failure.at(endpoint()))?
         }
-    }
-    Err(last)
+    };
+    Ok((stream, cutter))
 }
 
 fn tune(socket: &TcpStream) -> std::io::Result<()> {
@@ -137,38 +136,34 @@ fn bound_silence(_: &SockRef<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn secure(plain: Stream, options: &AmqpOptions) -> Result<Stream, BrokerError> {
-    let refused = |reason: String| BrokerError::Tls { endpoint: options.endpoint(), reason };
-    // No identity and no extra authority: the platform's roots, or those that SSL_CERT_FILE names.
-    let config = TLSConfig { identity: None, cert_chain: None };
-    let stream = plain.into_tls(&options.host, config).await.map_err(|error| refused(error.to_string()))?;
-    // Built without a TLS feature, lapin hands the plain stream back and would send the password over it. The variant
-    // exists only with the feature, so such a build fails here, and at run time nothing else passes.
-    if matches!(stream, AsyncTcpStream::Rustls(_)) {
-        Ok(stream)
-    } else {
-        Err(refused("the stream is not encrypted".to_owned()))
-    }
-}
-
 /// Opens a connection whose socket is ours, from TCP to the virtual host, within `connect_timeout`.
-pub(super) async fn connect(options: &AmqpOptions, role: Role) -> Result<Link, BrokerError> {
-    let (stream, cutter) = open(options, options.connect_timeout).await?;
+pub(super) async fn connect(
+    (options, changes): (&AmqpOptions, &Changes),
+    place: &Place,
+    role: Role,
+) -> Result<Link, BrokerError> {
+    let deadline = Instant::now() + options.connect_timeout;
+    let (stream, cutter) = open(options, place, options.connect_timeout).await?;
     let mut guard = CutUnlessDone { cutter: cutter.clone(), done: false };
-    let runtime = lapin::runtime::default_runtime().map_err(|error| error::connecting(&error, options))?;
+    let refused = |error: &lapin::Error| error::connecting(error, options, &place.node);
+    let runtime = lapin::runtime::default_runtime().map_err(|error| refused(&error))?;
     let slot = Mutex::new(Some(stream));
     let handed = async move |_: AMQPUri, _| {
         let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         // lapin asks once, since recovery is off; a second time there is nothing to hand out.
         stream.ok_or_else(|| std::io::Error::other("the socket was used up").into())
     };
-    let call = Connection::connector(uri(options), runtime, handed, properties(&options.connection_name, role));
-    match timeout(options.connect_timeout, call).await {
+    let mut properties = properties(&options.connection_name, role);
+    if let (Login::Token(token), Changes::Reread(_)) = (&options.login, changes) {
+        properties = properties.with_auth_provider(TokenLogin::new(token.clone(), changes.clone()));
+    }
+    let call = Connection::connector(uri(options, place), runtime, handed, properties);
+    match timeout_at(deadline, call).await {
         Ok(Ok(connection)) => {
             guard.done = true;
             Ok(Link { connection, cutter })
         }
-        Ok(Err(error)) => Err(error::connecting(&error, options)),
+        Ok(Err(error)) => Err(refused(&error)),
         Err(_) => Err(BrokerError::TimedOut {
             operation: format!("the handshake of the {} connection", role.as_str()),
             within: options.connect_timeout,
@@ -185,25 +180,29 @@ pub(super) fn properties(connection_name: &str, role: Role) -> ConnectionPropert
         .with_client_property("version".into(), text(env!("CARGO_PKG_VERSION").to_owned()))
 }
 
-fn uri(options: &AmqpOptions) -> AMQPUri {
+fn uri(options: &AmqpOptions, place: &Place) -> AMQPUri {
+    let (username, password) = options.login.plain();
     AMQPUri {
         // Only for lapin's own connector, which is not used: the stream is secured before lapin sees it.
-        scheme: if options.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+        scheme: match options.transport {
+            Transport::Plain => AMQPScheme::AMQP,
+            Transport::Tls(_) => AMQPScheme::AMQPS,
+        },
         authority: AMQPAuthority {
-            userinfo: AMQPUserInfo {
-                username: options.username.expose_secret().to_owned(),
-                password: options.password.expose_secret().to_owned(),
-            },
-            host: options.host.clone(),
-            port: options.port,
+            userinfo: AMQPUserInfo { username: username.to_owned(), password: password.to_owned() },
+            host: place.node.host.clone(),
+            port: place.node.port,
         },
         vhost: options.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: None,
+            frame_max: Some(FRAME_BYTES_MAX),
             channel_max: None,
             heartbeat: Some(options.heartbeat_seconds()),
             connection_timeout: None,
-            auth_mechanism: None,
+            auth_mechanism: match options.login {
+                Login::Password { .. } | Login::Token(_) => None,
+                Login::Certificate => Some(SASLMechanism::External),
+            },
         },
     }
 }

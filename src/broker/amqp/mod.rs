@@ -7,8 +7,8 @@
 //! long short strings (`convert`), connects in plaintext when built without TLS (`link`) and shares one queue among all
 //! listeners (`hub`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -16,34 +16,85 @@ use super::{Broker, BrokerError, Session, SessionId};
 
 mod arrivals;
 mod channel;
+mod comparing;
 mod convert;
+mod denied;
 mod error;
+mod examining;
 mod exchanges;
 mod hub;
+mod inequivalent;
+mod inspect;
 mod lane;
 mod link;
+mod management;
+mod notice;
 mod options;
+mod places;
 mod pool;
 mod preflight;
+mod probing;
 mod scratch;
 mod session;
 mod settler;
+mod shape;
 mod started;
+mod tls;
+mod token;
 mod topology;
 
-pub use options::AmqpOptions;
+pub use inspect::{Inspect, Policy, QueueReport};
+pub use management::{Management, ManagementError, ManagementInspector, ManagementOptions};
+pub use notice::WatchedFile;
+pub use options::{AmqpOptions, Changes, IdentityFiles, Login, Node, TlsOptions, Transport};
 
 /// RabbitMQ, to be connected to again and again.
 #[derive(Debug)]
 pub struct AmqpBroker {
-    options: Arc<AmqpOptions>,
+    /// As of the last connect.
+    known: Mutex<Arc<AmqpOptions>>,
+    changes: Changes,
     abandoned: Arc<AtomicUsize>,
+    memory: session::Memory,
+    files: Arc<notice::Files>,
 }
 
 impl AmqpBroker {
-    /// Opens nothing yet.
+    /// With what never changes. Opens nothing yet.
     pub fn new(options: AmqpOptions) -> Self {
-        Self { options: Arc::new(options), abandoned: Arc::default() }
+        Self::with_changes(options, Changes::Never)
+    }
+
+    /// With what may change between two connects. Opens nothing yet.
+    pub fn with_changes(options: AmqpOptions, changes: Changes) -> Self {
+        let (abandoned, memory) = (Arc::default(), session::Memory::default());
+        Self { known: Mutex::new(Arc::new(options)), changes, abandoned, memory, files: Arc::default() }
+    }
+
+    /// With the files that sessions are opened with: one that holds something new makes a session outdated.
+    #[must_use]
+    pub fn watching(mut self, files: Vec<WatchedFile>) -> Self {
+        self.files = Arc::new(notice::Files::new(files));
+        self
+    }
+
+    /// With eyes for what AMQP does not show: properties, arguments and bindings of what exists.
+    #[must_use]
+    pub fn inspected_by(mut self, inspect: Arc<dyn Inspect>) -> Self {
+        self.memory.inspect = Some(inspect);
+        self
+    }
+
+    fn known(&self) -> MutexGuard<'_, Arc<AmqpOptions>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What holds for a connect that begins now.
+    fn now(&self) -> Result<Arc<AmqpOptions>, BrokerError> {
+        if let Changes::Reread(now) = &self.changes {
+            *self.known() = Arc::new(now()?);
+        }
+        Ok(Arc::clone(&self.known()))
     }
 
     /// Connects of lapin that were given up and could not be cut, since the start: each leaves a thread and a socket
@@ -57,13 +108,16 @@ impl AmqpBroker {
 impl Broker for AmqpBroker {
     fn connect(&self, id: SessionId) -> BoxFuture<'_, Result<Arc<dyn Session>, BrokerError>> {
         async move {
-            let session = session::AmqpSession::open(id, Arc::clone(&self.options), &self.abandoned).await?;
-            Ok(Arc::new(session) as Arc<dyn Session>)
+            let transport = self.known().transport.clone();
+            let notice = notice::Notice::begin(&self.files, (self.changes.clone(), transport)).await;
+            let towards = (self.now()?, self.changes.clone());
+            let session = session::AmqpSession::open(id, towards, &self.abandoned, self.memory.clone()).await?;
+            Ok(Arc::new(session.noticing(notice)) as Arc<dyn Session>)
         }
         .boxed()
     }
 
     fn endpoint(&self) -> String {
-        self.options.endpoint()
+        self.known().endpoint()
     }
 }

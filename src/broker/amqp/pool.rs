@@ -1,7 +1,7 @@
 //! The pool of connections for publishing and for admin work. Knows no channel.
 //!
 //! `deadpool_lapin::Manager` makes plain links; it takes a URL and client properties, nothing more. The rest is here: a
-//! look before the leap, TLS, deadlines, errors of ours, and a `Debug` that does not print the password in the URL.
+//! look before the leap, TLS, logins that change, deadlines, errors of ours, and a `Debug` that does not print the password in the URL.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,22 +10,35 @@ use std::time::Duration;
 
 use deadpool::managed::{Manager as _, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts};
 use lapin::Connection;
-use secrecy::ExposeSecret;
+use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 
 use super::error;
 use super::hub::Hub;
 use super::link::{self, Role};
-use super::options::AmqpOptions;
-use super::preflight::preflight;
+use super::options::{AmqpOptions, Changes, Login, Transport};
+use super::places::Place;
+use super::preflight;
+use super::scratch::Scratch;
 use crate::broker::BrokerError;
 
 /// Connections of one role.
 pub(super) type Pool = deadpool::managed::Pool<LinkManager>;
 
+/// Where the connections of a session lead.
+#[derive(Debug, Clone)]
+pub(super) struct Towards {
+    pub(super) options: Arc<AmqpOptions>,
+    pub(super) changes: Changes,
+    pub(super) place: Place,
+}
+
+/// What the files say now.
+type Reread<'a> = &'a (dyn Fn() -> Result<AmqpOptions, BrokerError> + Send + Sync);
+
 /// Makes pooled connections.
 pub(super) struct LinkManager {
-    options: Arc<AmqpOptions>,
+    towards: Towards,
     role: Role,
     hub: Arc<Hub>,
     abandoned: Arc<AtomicUsize>,
@@ -34,14 +47,38 @@ pub(super) struct LinkManager {
 
 impl fmt::Debug for LinkManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkManager").field("options", &self.options).field("role", &self.role).finish_non_exhaustive()
+        f.debug_struct("LinkManager").field("towards", &self.towards).field("role", &self.role).finish_non_exhaustive()
     }
 }
 
 impl LinkManager {
+    /// Over a socket of ours, with the login of these options.
+    async fn own(&self, options: &AmqpOptions) -> Result<Connection, BrokerError> {
+        let Towards { changes, place, .. } = &self.towards;
+        Ok(link::connect((options, changes), place, self.role).await?.connection)
+    }
+
+    /// With the login of the session, or that of the files where the broker takes the first no more: it may have changed
+    /// there already, or not yet.
+    async fn reread(&self, now: Reread<'_>) -> Result<Connection, BrokerError> {
+        let known = &self.towards.options;
+        // The first token of a session ends long before the session.
+        if let Login::Token(_) = known.login {
+            return self.own(&now()?).await;
+        }
+        match self.own(known).await {
+            Err(refused @ BrokerError::LoginRefused { .. }) => {
+                let fresh = now()?;
+                if fresh.login.plain() == known.login.plain() { Err(refused) } else { self.own(&fresh).await }
+            }
+            answer => answer,
+        }
+    }
+
     /// lapin's own connect, which cannot be cut: what it leaves behind when it hangs is counted.
     async fn plain(&self) -> Result<Connection, BrokerError> {
-        let limit = self.options.connect_timeout;
+        let Towards { options, place, .. } = &self.towards;
+        let limit = options.connect_timeout;
         let counted = CountUnlessDone { abandoned: &self.abandoned, done: false };
         let result = timeout(limit, self.plain.create()).await;
         let late = || BrokerError::TimedOut {
@@ -50,7 +87,7 @@ impl LinkManager {
         };
         let answered = result.map_err(|_| late())?;
         counted.finish();
-        answered.map_err(|error| error::connecting(&error, &self.options))
+        answered.map_err(|error| error::connecting(&error, options, &place.node))
     }
 }
 
@@ -79,11 +116,15 @@ impl deadpool::managed::Manager for LinkManager {
     type Error = BrokerError;
 
     async fn create(&self) -> Result<Connection, BrokerError> {
-        let connection = if self.options.tls {
-            link::connect(&self.options, self.role).await?.connection
-        } else {
-            preflight(&self.options).await?;
-            self.plain().await?
+        let Towards { options, changes, place } = &self.towards;
+        let connection = match (&options.transport, changes) {
+            (Transport::Plain, Changes::Never) => {
+                preflight::look(options, place, options.preflight_timeout).await?;
+                self.plain().await?
+            }
+            // The inner manager speaks no TLS and keeps the login that it was made with.
+            (Transport::Tls(_), Changes::Never) => self.own(options).await?,
+            (Transport::Plain | Transport::Tls(_), Changes::Reread(now)) => self.reread(now.as_ref()).await?,
         };
         self.hub.watch_pooled(&connection);
         Ok(connection)
@@ -97,21 +138,22 @@ impl deadpool::managed::Manager for LinkManager {
 
 /// A pool that opens its first connection when it is asked for one.
 pub(super) fn pool(
-    options: &Arc<AmqpOptions>,
+    towards: &Towards,
     role: Role,
     hub: &Arc<Hub>,
     abandoned: &Arc<AtomicUsize>,
 ) -> Result<Pool, BrokerError> {
     let broken = |reason: String| BrokerError::SessionLost { reason };
     let runtime = lapin::runtime::default_runtime().map_err(|error| broken(error.to_string()))?;
+    let options = &towards.options;
     let name = options.connection_name.clone();
     let make = move || link::properties(&name, role);
     let manager = LinkManager {
-        options: Arc::clone(options),
+        towards: towards.clone(),
         role,
         hub: Arc::clone(hub),
         abandoned: Arc::clone(abandoned),
-        plain: deadpool_lapin::Manager::new(options.url().expose_secret(), make, runtime),
+        plain: deadpool_lapin::Manager::new(options.url(towards.place.address).expose_secret(), make, runtime),
     };
     let create = options.preflight_timeout + options.connect_timeout;
     Pool::builder(manager)
@@ -147,6 +189,12 @@ pub(super) async fn take(pool: &Pool) -> Result<Object<LinkManager>, BrokerError
     })
 }
 
+/// A connection that the pool does not know, for one call that it may die of.
+pub(super) async fn lone(pool: &Pool) -> Result<Scratch, BrokerError> {
+    let connection = Box::pin(pool.manager().create()).await?;
+    Ok(Scratch::own(Arc::new(connection), pool.manager().towards.options.operation_timeout))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +202,10 @@ mod tests {
 
     #[tokio::test]
     async fn debug_of_a_pool_shows_no_password() {
-        let pool = pool(&Arc::new(sample(1)), Role::Publish, &Arc::default(), &Arc::default()).unwrap();
+        let options = Arc::new(sample(1));
+        let place = Place { node: options.nodes[0].clone(), address: ([127, 0, 0, 1], 1).into() };
+        let towards = Towards { options, changes: Changes::Never, place };
+        let pool = pool(&towards, Role::Publish, &Arc::default(), &Arc::default()).unwrap();
         let shown = format!("{pool:?} {:?}", pool.manager());
         assert!(!shown.contains("p%40ss") && !shown.contains("p@ss") && !shown.contains("mia"), "{shown}");
     }

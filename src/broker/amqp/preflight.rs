@@ -2,17 +2,23 @@
 //!
 //! It is also the only source of the broker's version, which lapin does not show.
 
-use futures_util::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use std::io;
+use std::time::Duration;
 
-use super::link;
-use super::options::AmqpOptions;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::options::{AmqpOptions, Login, Transport};
+use super::places::{self, Place};
+use super::{error, link};
 use crate::broker::{BrokerError, Capabilities};
 
 /// What a client says first (AMQP 0-9-1, section 4.2.2).
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 /// A greeting longer than this is none.
 const GREETING_BYTES_MAX: usize = 64 * 1024;
+/// A broker that refuses a certificate does so at the end of the handshake.
+const ALERT_WITHIN: Duration = Duration::from_secs(2);
 /// Type, channel and size of a frame.
 const FRAME_HEADER_BYTES: usize = 7;
 const FRAME_METHOD: u8 = 1;
@@ -20,24 +26,86 @@ const FRAME_METHOD: u8 = 1;
 const START: [u8; 4] = [0, 10, 0, 10];
 const START_VERSION_BYTES: usize = 2;
 
-/// Reaches the broker and reads its greeting, all within `preflight_timeout`.
+/// Reaches a node of the broker and reads its greeting, all within `preflight_timeout`; answers where that was, too.
 ///
 /// # Errors
 /// `Unreachable`, `Tls`, or `TimedOut` where a connection was accepted and then nothing came.
-pub(super) async fn preflight(options: &AmqpOptions) -> Result<Capabilities, BrokerError> {
+pub(super) async fn preflight(options: &AmqpOptions) -> Result<(Capabilities, Place), BrokerError> {
     let limit = options.preflight_timeout;
+    let deadline = Instant::now() + limit;
+    let (candidates, mut failures) = places::candidates(options, limit).await;
+    for (position, place) in candidates.iter().enumerate() {
+        // Each gets an even share of what is left.
+        let left = u32::try_from(candidates.len() - position).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match look(options, place, share).await {
+            Ok(found) => return Ok((found, place.clone())),
+            Err(error) => failures.push(error),
+        }
+    }
+    Err(places::most_telling(options, failures))
+}
+
+/// The same at one place, within `limit`.
+pub(super) async fn look(options: &AmqpOptions, place: &Place, limit: Duration) -> Result<Capabilities, BrokerError> {
+    let endpoint = options.endpoint_of(&place.node);
     let work = async {
-        let (mut stream, _cutter) = link::open(options, limit).await?;
-        let unreachable = |reason: String| BrokerError::Unreachable { endpoint: options.endpoint(), reason };
-        let greeting = greet(&mut stream).await.map_err(|error| unreachable(error.to_string()))?;
-        capabilities(&greeting).ok_or_else(|| unreachable("what answers does not speak AMQP 0-9-1".to_owned()))
+        let (mut stream, _cutter) = link::open(options, place, limit).await?;
+        let greeting = match greet(&mut stream).await {
+            Ok(greeting) => greeting,
+            Err(error) => return Err(explain(&error, (options, place), limit).await),
+        };
+        let stranger = || BrokerError::Unreachable {
+            endpoint: endpoint.clone(),
+            reason: "what answers does not speak AMQP 0-9-1".to_owned(),
+        };
+        let (found, mechanisms) = capabilities(&greeting).ok_or_else(stranger)?;
+        offers(&mechanisms, options, &endpoint)?;
+        Ok(found)
     };
-    let late = || BrokerError::TimedOut { operation: format!("the greeting of {}", options.endpoint()), within: limit };
+    let late = || BrokerError::TimedOut { operation: format!("the greeting of {endpoint}"), within: limit };
     timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
+/// Why a stream that was open brought no greeting. A broker that refuses a client certificate says so after the handshake
+/// and closes; our hello then meets a closed socket, and the reset can swallow what the broker said. So its word is asked for
+/// again, with nothing sent that could be reset.
+async fn explain(error: &io::Error, (options, place): (&AmqpOptions, &Place), limit: Duration) -> BrokerError {
+    // TLS's own word, and a greeting that is none, are invalid data; a loss is not.
+    let is_loss = error.kind() != io::ErrorKind::InvalidData;
+    if !is_loss || options.transport == Transport::Plain {
+        return error::streaming(error, options, &place.node);
+    }
+    let asked = async {
+        let (mut stream, _cutter) = link::open(options, place, limit).await?;
+        stream.read_exact(&mut [0_u8]).await.map_err(|again| error::streaming(&again, options, &place.node))
+    };
+    match timeout(ALERT_WITHIN, asked).await {
+        Ok(Err(error @ BrokerError::Tls { .. })) => error,
+        Ok(_) | Err(_) => error::streaming(error, options, &place.node),
+    }
+}
+
+/// Without a common way to log in the broker would only close the connection.
+fn offers(mechanisms: &str, options: &AmqpOptions, endpoint: &str) -> Result<(), BrokerError> {
+    let (wanted, advice) = match options.login {
+        Login::Password { .. } | Login::Token(_) => ("PLAIN", ""),
+        Login::Certificate => {
+            ("EXTERNAL", ": enable its plugin rabbitmq_auth_mechanism_ssl and list EXTERNAL in auth_mechanisms")
+        }
+    };
+    if mechanisms.is_empty() || mechanisms.split(' ').any(|offered| offered == wanted) {
+        return Ok(());
+    }
+    Err(BrokerError::LoginRefused {
+        endpoint: endpoint.to_owned(),
+        user: options.login.user(),
+        reason: format!("it takes logins by {mechanisms}, not by {wanted}{advice}"),
+    })
+}
+
 /// Says hello and reads one frame; answers its payload.
-async fn greet(stream: &mut link::Stream) -> std::io::Result<Vec<u8>> {
+async fn greet(stream: &mut link::Stream) -> io::Result<Vec<u8>> {
     stream.write_all(PROTOCOL_HEADER).await?;
     stream.flush().await?;
     let mut header = [0_u8; FRAME_HEADER_BYTES];
@@ -46,19 +114,20 @@ async fn greet(stream: &mut link::Stream) -> std::io::Result<Vec<u8>> {
     let size = usize::try_from(u32::from_be_bytes(size)).unwrap_or(usize::MAX);
     // A broker of another protocol version answers with its own header, a web server with a status line.
     if kind != FRAME_METHOD || size > GREETING_BYTES_MAX {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "what answers does not speak AMQP 0-9-1"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "what answers does not speak AMQP 0-9-1"));
     }
     let mut payload = vec![0_u8; size];
     stream.read_exact(&mut payload).await?;
     Ok(payload)
 }
 
-/// Product and version from the payload of `connection.start`; `None` if it is something else. Fields that cannot be
-/// read are left empty: the version is for people and must not keep anybody from connecting.
-fn capabilities(payload: &[u8]) -> Option<Capabilities> {
+/// Product and version from the payload of `connection.start`, and the ways to log in; `None` if it is something else.
+/// Fields that cannot be read are left empty: the version is for people and must not keep anybody from connecting.
+fn capabilities(payload: &[u8]) -> Option<(Capabilities, String)> {
     let rest = payload.strip_prefix(&START)?.get(START_VERSION_BYTES..)?;
     let mut found = Capabilities::default();
-    let mut table = Cursor(rest).block().unwrap_or_default();
+    let mut cursor = Cursor(rest);
+    let mut table = cursor.block().unwrap_or_default();
     while let Some((name, value)) = table.field() {
         match name {
             b"product" => found.product = String::from_utf8_lossy(value).into_owned(),
@@ -66,7 +135,8 @@ fn capabilities(payload: &[u8]) -> Option<Capabilities> {
             _ => {}
         }
     }
-    Some(found)
+    let mechanisms = cursor.block().map(|block| String::from_utf8_lossy(block.0).into_owned());
+    Some((found, mechanisms.unwrap_or_default()))
 }
 
 /// The bytes not yet read.
@@ -123,13 +193,14 @@ mod tests {
     fn product_and_version_are_found_among_other_fields() {
         let fields = b"\x0ccapabilitiesF\0\0\0\x03\x01at\x07productS\0\0\0\x08RabbitMQ\x01nI\0\0\0\x07\
             \x07versionS\0\0\0\x063.10.8";
-        let found = capabilities(&start(fields)).unwrap();
+        let (found, mechanisms) = capabilities(&start(fields)).unwrap();
         assert_eq!((found.product.as_str(), found.version.as_str()), ("RabbitMQ", "3.10.8"));
+        assert_eq!(mechanisms, "PLAIN");
     }
 
     #[test]
     fn an_unknown_type_hides_the_rest_and_nothing_else() {
-        let found = capabilities(&start(b"\x07productS\0\0\0\x01x\x01q?\x07versionS\0\0\0\x011")).unwrap();
+        let (found, _) = capabilities(&start(b"\x07productS\0\0\0\x01x\x01q?\x07versionS\0\0\0\x011")).unwrap();
         assert_eq!((found.product.as_str(), found.version.as_str()), ("x", ""));
     }
 

@@ -12,11 +12,15 @@ use lapin::{Channel, Connection, ExchangeKind};
 use super::convert::{short, table};
 use super::error::within;
 use super::pool::{self, Pool};
+use super::shape::{Shape, Wanted};
 use crate::broker::BrokerError;
+use crate::domain::difference::{FoundExchange, FoundQueue};
 use crate::domain::message::Headers;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::subscription::Binding;
-use crate::domain::topology;
+
+/// AMQP's reply code for a close that is no error.
+const CLOSE_OK: u16 = 200;
 
 /// Where the channels come from.
 #[derive(Debug, Clone)]
@@ -41,6 +45,14 @@ impl Scratch {
 
     pub(super) fn own(connection: Arc<Connection>, operation_timeout: Duration) -> Self {
         Self { source: Source::Own(connection), operation_timeout }
+    }
+
+    /// Closes a connection that is this one's own. One that is not closed in time goes with its last handle.
+    pub(super) async fn end(self) {
+        if let Source::Own(connection) = self.source {
+            let close = connection.close(CLOSE_OK, "closed by this process".into());
+            let _ = within(self.operation_timeout, "closing a connection", close).await;
+        }
     }
 
     /// A channel that closes itself when it is dropped.
@@ -72,21 +84,32 @@ impl Scratch {
         within(self.operation_timeout, &format!("exchange {name}"), call).await
     }
 
-    /// Active declare of an exchange.
-    pub(super) async fn declare_exchange(&self, wanted: &topology::Exchange) -> Result<(), BrokerError> {
-        let exchange = checked("an exchange name", wanted.name.as_str())?;
-        let arguments = checked_table(&wanted.arguments)?;
+    /// One active declare.
+    ///
+    /// # Errors
+    /// `Mismatch` where the broker takes it not so; the session is gone, or there was no answer.
+    pub(super) async fn declare(&self, wanted: Wanted<'_>, shape: &Shape) -> Result<(), BrokerError> {
+        match (wanted, shape) {
+            (Wanted::Exchange(it), Shape::Exchange(shape)) => self.declare_exchange(&it.name, shape).await,
+            (Wanted::Queue(it), Shape::Queue(shape)) => self.declare_queue(&it.name, shape).await,
+            (Wanted::Exchange(_), Shape::Queue(_)) | (Wanted::Queue(_), Shape::Exchange(_)) => Ok(()),
+        }
+    }
+
+    async fn declare_exchange(&self, name: &ExchangeName, shape: &FoundExchange) -> Result<(), BrokerError> {
+        let exchange = checked("an exchange name", name.as_str())?;
+        let arguments = checked_table(&shape.arguments)?;
         let options = ExchangeDeclareOptions {
             passive: false,
-            durable: wanted.durable,
-            auto_delete: wanted.auto_delete,
-            internal: wanted.internal,
+            durable: shape.durable,
+            auto_delete: shape.auto_delete,
+            internal: shape.internal,
             // Without an answer nobody would know.
             nowait: false,
         };
         let channel = self.channel().await?;
-        let call = channel.exchange_declare(exchange, kind(wanted.kind), options, arguments);
-        within(self.operation_timeout, &format!("exchange {}", wanted.name), call).await
+        let call = channel.exchange_declare(exchange, kind(&shape.kind), options, arguments);
+        within(self.operation_timeout, &format!("exchange {name}"), call).await
     }
 
     /// Passive declare of a queue.
@@ -100,20 +123,19 @@ impl Scratch {
         within(self.operation_timeout, &format!("queue {name}"), call).await.map(drop)
     }
 
-    /// Active declare of a queue.
-    pub(super) async fn declare_queue(&self, wanted: &topology::Queue) -> Result<(), BrokerError> {
-        let queue = checked("a queue name", wanted.name.as_str())?;
-        let arguments = checked_table(&wanted.arguments)?;
+    async fn declare_queue(&self, name: &QueueName, shape: &FoundQueue) -> Result<(), BrokerError> {
+        let queue = checked("a queue name", name.as_str())?;
+        let arguments = checked_table(&shape.arguments)?;
         let options = QueueDeclareOptions {
             passive: false,
-            durable: wanted.durable,
-            exclusive: wanted.exclusive,
-            auto_delete: wanted.auto_delete,
+            durable: shape.durable,
+            exclusive: shape.exclusive,
+            auto_delete: shape.auto_delete,
             nowait: false,
         };
         let channel = self.channel().await?;
         let call = channel.queue_declare(queue, options, arguments);
-        within(self.operation_timeout, &format!("queue {}", wanted.name), call).await.map(drop)
+        within(self.operation_timeout, &format!("queue {name}"), call).await.map(drop)
     }
 
     /// Binds; repeating a binding is harmless.
@@ -127,14 +149,28 @@ impl Scratch {
         let object = format!("binding of queue {queue} to exchange {}", binding.exchange);
         within(self.operation_timeout, &object, call).await
     }
+
+    /// Takes a binding away; one that is not there is no error for the broker.
+    pub(super) async fn unbind(&self, queue: &QueueName, binding: &Binding) -> Result<(), BrokerError> {
+        let destination = checked("a queue name", queue.as_str())?;
+        let source = checked("an exchange name", binding.exchange.as_str())?;
+        let key = checked("a binding key", &binding.routing_key)?;
+        let arguments = checked_table(&binding.arguments)?;
+        let channel = self.channel().await?;
+        let call = channel.queue_unbind(destination, source, key, arguments);
+        let object = format!("binding of queue {queue} to exchange {}", binding.exchange);
+        within(self.operation_timeout, &object, call).await
+    }
 }
 
-fn kind(kind: topology::ExchangeKind) -> ExchangeKind {
-    match kind {
-        topology::ExchangeKind::Topic => ExchangeKind::Topic,
-        topology::ExchangeKind::Direct => ExchangeKind::Direct,
-        topology::ExchangeKind::Fanout => ExchangeKind::Fanout,
-        topology::ExchangeKind::Headers => ExchangeKind::Headers,
+/// Types of plugins are sent as they are named: an existing exchange may have one.
+fn kind(word: &str) -> ExchangeKind {
+    match word {
+        "topic" => ExchangeKind::Topic,
+        "direct" => ExchangeKind::Direct,
+        "fanout" => ExchangeKind::Fanout,
+        "headers" => ExchangeKind::Headers,
+        other => ExchangeKind::Custom(other.into()),
     }
 }
 

@@ -15,25 +15,41 @@ use tokio::time::{Instant, timeout_at};
 
 use super::arrivals::AmqpArrivals;
 use super::channel::ConsumeChannel;
+use super::comparing::Eyes;
+use super::denied::{Declaring, Denied, Suspects};
 use super::error::within;
+use super::examining::{Bindings, Verified, examine};
 use super::exchanges::Exchanges;
 use super::hub::Hub;
+use super::inspect::Inspect;
 use super::lane::AmqpLane;
 use super::link::{self, Cutter, Link, Role};
-use super::options::AmqpOptions;
-use super::pool::{self, Pool};
+use super::notice::Notice;
+use super::options::{AmqpOptions, Changes};
+use super::pool::{self, Pool, Towards};
 use super::preflight::preflight;
 use super::scratch::Scratch;
 use super::settler::AmqpSettler;
+use super::shape::Shapes;
 use super::topology::Site;
 use crate::broker::{
     BrokerError, Capabilities, ConsumeOptions, Consumer, Findings, Lane, LaneRole, Session, SessionEvent, SessionId,
 };
+use crate::domain::difference::Examined;
 use crate::domain::name::QueueName;
+use crate::domain::subscription::Binding;
 use crate::domain::topology::Plan;
 
 /// AMQP's reply code for a close that is no error.
 const CLOSE_OK: u16 = 200;
+
+/// What outlives sessions: who sees objects whole, and how they were last seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    pub(super) inspect: Option<Arc<dyn Inspect>>,
+    shapes: Arc<Shapes>,
+    suspects: Suspects,
+}
 
 /// A session with RabbitMQ.
 pub(super) struct AmqpSession {
@@ -48,10 +64,15 @@ pub(super) struct AmqpSession {
     scratch_admin: Scratch,
     scratch_consume: Scratch,
     exchanges: Arc<Exchanges>,
+    verified: Verified,
+    denied: Denied,
+    memory: Memory,
     /// Number of the newest consuming channel.
     channels: AtomicU64,
     /// Those that may still hold deliveries.
     consumers: Mutex<Vec<Weak<ConsumeChannel>>>,
+    /// `None` = nothing that it was opened with changes.
+    notice: Option<Notice>,
 }
 
 /// A connection that belongs to the session.
@@ -73,21 +94,23 @@ impl fmt::Debug for AmqpSession {
 }
 
 impl AmqpSession {
-    /// Asks who is there, then opens the connections that every session needs.
+    /// Asks who is there, then opens the connections that every session needs, all to the node that answered.
     pub(super) async fn open(
         id: SessionId,
-        options: Arc<AmqpOptions>,
+        (options, changes): (Arc<AmqpOptions>, Changes),
         abandoned: &Arc<AtomicUsize>,
+        memory: Memory,
     ) -> Result<Self, BrokerError> {
-        let capabilities = preflight(&options).await?;
+        let (capabilities, place) = preflight(&options).await?;
         let hub = Arc::new(Hub::default());
-        let (consume, settle) =
-            tokio::try_join!(link::connect(&options, Role::Consume), link::connect(&options, Role::Settle),)?;
+        let connect = |role| link::connect((&options, &changes), &place, role);
+        let (consume, settle) = tokio::try_join!(connect(Role::Consume), connect(Role::Settle))?;
         hub.watch_own(&consume);
         hub.watch_own(&settle);
         let (consume, settle) = (Own::from(consume), Own::from(settle));
-        let publish = pool::pool(&options, Role::Publish, &hub, abandoned)?;
-        let admin = pool::pool(&options, Role::Admin, &hub, abandoned)?;
+        let towards = Towards { options: Arc::clone(&options), changes, place };
+        let publish = pool::pool(&towards, Role::Publish, &hub, abandoned)?;
+        let admin = pool::pool(&towards, Role::Admin, &hub, abandoned)?;
         let scratch_admin = Scratch::pooled(admin.clone(), options.operation_timeout);
         let scratch_consume = Scratch::own(Arc::clone(&consume.connection), options.operation_timeout);
         let exchanges = Arc::new(Exchanges::new(scratch_admin.clone()));
@@ -103,9 +126,27 @@ impl AmqpSession {
             scratch_admin,
             scratch_consume,
             exchanges,
+            verified: Verified::default(),
+            denied: Denied::default(),
+            memory,
             channels: AtomicU64::new(0),
             consumers: Mutex::new(Vec::new()),
+            notice: None,
         })
+    }
+
+    /// With what notices that it was opened with old secrets.
+    pub(super) fn noticing(self, notice: Notice) -> Self {
+        Self { notice: Some(notice), ..self }
+    }
+
+    fn eyes(&self) -> Eyes<'_> {
+        Eyes {
+            admin: &self.scratch_admin,
+            consume: &self.scratch_consume,
+            shapes: &self.memory.shapes,
+            inspect: self.memory.inspect.as_deref(),
+        }
     }
 
     async fn channel(&self, connection: &Connection) -> Result<Channel, BrokerError> {
@@ -188,10 +229,24 @@ impl Session for AmqpSession {
     fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>> {
         async move {
             self.hub.ensure_open()?;
-            let site = Site { admin: &self.scratch_admin, consume: &self.scratch_consume, exchanges: &self.exchanges };
+            let declaring = Declaring { denied: &self.denied, suspects: &self.memory.suspects, pool: &self.admin };
+            let (eyes, release) = (self.eyes(), self.capabilities.release());
+            let site = Site { eyes, exchanges: &self.exchanges, verified: &self.verified, declaring, release };
             site.apply(&plan).await
         }
         .boxed()
+    }
+
+    fn examine(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Vec<Examined>, BrokerError>> {
+        async move {
+            self.hub.ensure_open()?;
+            examine(self.eyes(), &plan).await
+        }
+        .boxed()
+    }
+
+    fn bindings(&self, queue: QueueName) -> BoxFuture<'_, Option<Vec<Binding>>> {
+        async move { Bindings::new(self.eyes()).of(&queue).await.ok() }.boxed()
     }
 
     fn consume(&self, queue: QueueName, options: ConsumeOptions) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
@@ -200,6 +255,16 @@ impl Session for AmqpSession {
 
     fn lane(&self, role: LaneRole) -> BoxFuture<'_, Result<Box<dyn Lane>, BrokerError>> {
         self.open_lane(role).boxed()
+    }
+
+    fn outdated(&self) -> BoxFuture<'_, Vec<String>> {
+        async move {
+            match &self.notice {
+                Some(notice) => notice.changed().await,
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
     }
 
     fn close(&self, within: Duration) -> BoxFuture<'_, ()> {

@@ -39,7 +39,8 @@ impl Settler for AmqpSettler {
 /// Settles a batch; answers in its order.
 ///
 /// Where any frame failed nobody knows which ones the broker read, so the whole batch is stale: what was read all the
-/// same never comes again, what was not does, and either is in order for whoever is told "stale".
+/// same never comes again, what was not does, and either is in order for whoever is told "stale". Whoever remembers one as
+/// done must know that it may never come.
 pub(super) async fn settle(shared: &ConsumeChannel, batch: Vec<(Receipt, Settlement)>, proof: Proof) -> Vec<Settled> {
     let ours = |receipt: &Receipt| receipt.session() == shared.session && receipt.channel() == shared.number;
     let wanted: Vec<(u64, Outcome)> = batch

@@ -44,6 +44,28 @@ pub(super) async fn an_exclusive_queue_serves_its_own_session(lab: Arc<dyn Lab>)
     assert_eq!(tap.ack(taken).await, [Settled::Applied; 2]);
 }
 
+pub(super) async fn an_exclusive_queue_is_made_and_bound_where_others_are_only_verified(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let exchange = scene.exchange("verified-x", ExchangeKind::Direct).await;
+    let mut queue = scene.described("verified", Kind::Classic, &[]);
+    queue.exclusive = true;
+    let name = queue.name.clone();
+    let binding =
+        |key: &str| Binding { exchange: exchange.clone(), routing_key: key.to_owned(), arguments: Headers::new() };
+    let bind = |key| Step::Bind { queue: name.clone(), exclusive: true, binding: binding(key) };
+    let steps = vec![Step::Queue(queue), bind("new"), bind("old")];
+    let found = scene.apply(TopologyMode::Verify, steps).await.expect("nobody else can have made it");
+    assert_eq!(found.created, [format!("queue {name}")]);
+    let unbind = Step::Unbind { queue: name.clone(), exclusive: true, binding: binding("old") };
+    scene.apply(TopologyMode::Verify, vec![unbind]).await.expect("nobody else can unbind it");
+
+    let messages = ["old", "new"].map(|key| scene.message(&exchange, key, key.to_owned())).to_vec();
+    let confirms = scene.publish(messages, Routing::Required).await;
+    assert_eq!(confirms, [Confirm::Unroutable, Confirm::Stored]);
+    let mut tap = consume(&scene.session, &name).await.expect("the owner may consume");
+    assert_eq!(bodies(&tap.take(1).await), ["new"]);
+}
+
 pub(super) async fn an_exclusive_queue_is_locked_for_other_sessions(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let (queue, _) = exclusive_queue(&mut scene, "locked").await;

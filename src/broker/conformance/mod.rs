@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use super::Broker;
 use crate::domain::name::QueueName;
 
+mod adopting;
 mod consuming;
 mod exclusive;
 mod expiry;
@@ -79,8 +80,10 @@ macro_rules! __conformance_list {
             sessions::close_gives_back_what_is_unsettled,
             publishing::a_stored_batch_arrives_whole_and_in_order,
             publishing::only_the_unroutable_of_a_batch_are_reported_so,
+            publishing::each_message_of_batches_that_overlap_has_its_own_outcome,
             publishing::an_optional_message_that_nobody_takes_counts_as_stored,
             publishing::a_missing_exchange_hurts_no_neighbour,
+            publishing::an_internal_exchange_costs_its_neighbours_one_batch_at_most,
             publishing::a_full_queue_refuses_and_keeps_what_it_confirmed,
             publishing::a_refusal_by_one_queue_is_the_outcome_of_the_message,
             publishing::an_empty_batch_has_no_outcomes,
@@ -97,12 +100,22 @@ macro_rules! __conformance_list {
             routing::headers_exchanges_match_all_or_any,
             routing::every_bound_queue_gets_one_copy,
             topology::a_plan_creates_once_and_adopts_ever_after,
-            topology::a_queue_with_other_arguments_is_adopted_as_it_is,
             topology::verify_reports_what_is_missing_and_creates_nothing,
             topology::off_asks_nothing,
             topology::binding_what_is_missing_is_an_error_that_names_it,
             topology::binding_again_changes_nothing,
+            adopting::a_queue_with_other_arguments_is_adopted_with_all_that_it_lacks,
+            adopting::integers_of_another_width_and_an_absent_default_are_no_differences,
+            adopting::every_named_key_that_differs_is_told_at_once,
+            adopting::a_mismatch_harms_nothing_and_is_over_when_it_is_mended,
+            adopting::an_exchange_of_another_type_is_adopted_unless_its_type_is_named,
+            adopting::an_argument_of_an_exchange_is_compared,
+            adopting::a_queue_made_again_otherwise_is_compared_as_it_is_now,
+            adopting::of_two_sidecars_that_start_at_once_both_have_the_queue,
+            adopting::unbinding_takes_one_binding_away_and_needs_none,
+            adopting::examining_tells_what_is_missing_and_touches_nothing,
             exclusive::an_exclusive_queue_serves_its_own_session,
+            exclusive::an_exclusive_queue_is_made_and_bound_where_others_are_only_verified,
             exclusive::an_exclusive_queue_is_locked_for_other_sessions,
             exclusive::an_exclusive_queue_goes_with_its_session,
             expiry::an_expired_message_goes_to_the_dead_letters,
@@ -172,6 +185,7 @@ mod tests {
     #[test]
     fn every_case_that_is_written_is_in_the_list() {
         let sources = [
+            include_str!("adopting.rs"),
             include_str!("consuming.rs"),
             include_str!("exclusive.rs"),
             include_str!("expiry.rs"),

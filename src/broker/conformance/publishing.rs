@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Lab;
-use super::scene::{Kind, Pace, Scene, bodies, texts};
-use crate::broker::{Confirm, Routing, Settled};
+use super::scene::{Kind, Pace, Scene, bodies, texts, within};
+use crate::broker::{BrokerError, Confirm, Publication, Routing, Settled};
 use crate::domain::message::Value;
-use crate::domain::topology::ExchangeKind;
+use crate::domain::topology::{Exchange, ExchangeKind, Step, TopologyMode};
 
 pub(super) async fn a_stored_batch_arrives_whole_and_in_order(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
@@ -46,6 +46,35 @@ pub(super) async fn only_the_unroutable_of_a_batch_are_reported_so(lab: Arc<dyn 
     scene.assert_nothing_else(&queue, &mut tap).await;
 }
 
+pub(super) async fn each_message_of_batches_that_overlap_has_its_own_outcome(lab: Arc<dyn Lab>) {
+    const BATCHES: usize = 40;
+    const BATCH: usize = 128;
+    let mut scene = Scene::open(lab).await;
+    for (kind, name) in [(Kind::Classic, "overlap-c"), (Kind::Quorum, "overlap-q")] {
+        let queue = scene.queue(name, kind, &[]).await;
+        let exchange = scene.exchange(&format!("{name}-x"), ExchangeKind::Direct).await;
+        scene.bind(&queue, &exchange, "here", &[]).await;
+        let is_lost = |number: usize| number % 8 == 3;
+        let (mut written, mut confirms) = (0, Vec::new());
+        while confirms.len() < BATCHES * BATCH {
+            while written < BATCHES && scene.lane.has_room() {
+                let numbers = written * BATCH..(written + 1) * BATCH;
+                let message = |number| scene.message(&exchange, if is_lost(number) { "nowhere" } else { "here" }, "");
+                let messages: Vec<_> = numbers.map(message).collect();
+                let batch = messages.into_iter().map(|message| Publication { message, routing: Routing::Required });
+                within("a batch is written", scene.lane.write(batch.collect())).await;
+                written += 1;
+                assert!(written > 1 || scene.lane.has_room(), "a second batch may be on its way");
+            }
+            confirms.extend(within("answers", scene.lane.answers()).await.into_iter().flatten());
+        }
+        for (number, confirm) in confirms.into_iter().enumerate() {
+            let expected = if is_lost(number) { Confirm::Unroutable } else { Confirm::Stored };
+            assert_eq!(confirm, expected, "message {number}, {kind:?}");
+        }
+    }
+}
+
 pub(super) async fn an_optional_message_that_nobody_takes_counts_as_stored(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let exchange = scene.exchange("deaf", ExchangeKind::Topic).await;
@@ -75,6 +104,37 @@ pub(super) async fn a_missing_exchange_hurts_no_neighbour(lab: Arc<dyn Lab>) {
     assert_eq!(bodies(&taken), ["first", "last", "first", "last"]);
     tap.ack(taken).await;
     scene.assert_nothing_else(&queue, &mut tap).await;
+}
+
+/// Known to be internal by the plan that made it, by a comparison, or only by what the broker says of it.
+pub(super) async fn an_internal_exchange_costs_its_neighbours_one_batch_at_most(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    let queue = scene.queue("beside-internal", Kind::Classic, &[]).await;
+    let name = scene.exchange_name("internal-x");
+    let open = Exchange::durable(name.clone(), ExchangeKind::Fanout);
+    let internal = Exchange { internal: true, ..open.clone() };
+    for plan in [vec![Step::Exchange(internal)], vec![Step::Exchange(open)], Vec::new()] {
+        let is_known = !plan.is_empty();
+        scene.apply(TopologyMode::Create, plan).await.expect("an exchange like any other");
+        for round in 0..3 {
+            let text = format!("{is_known} {round}");
+            let batch = vec![
+                scene.message_to(&queue, format!("first {text}")),
+                scene.message(&name, "any", "refused"),
+                scene.message_to(&queue, format!("last {text}")),
+            ];
+            let confirms = scene.publish(batch, Routing::Optional).await;
+            assert!(matches!(confirms[1], Confirm::NotSent(BrokerError::AccessRefused { .. })), "{text}: {confirms:?}");
+            if is_known || round > 0 {
+                assert_eq!((&confirms[0], &confirms[2]), (&Confirm::Stored, &Confirm::Stored), "{text}");
+                assert!(scene.lane.is_open(), "{text}");
+            }
+            if !scene.lane.is_open() {
+                scene.reopen_lane().await;
+            }
+        }
+        scene.reconnect().await;
+    }
 }
 
 pub(super) async fn a_full_queue_refuses_and_keeps_what_it_confirmed(lab: Arc<dyn Lab>) {

@@ -69,6 +69,11 @@ impl Scene {
         self.lane = self.session.lane(LaneRole::Publish).await.expect("a lane");
     }
 
+    /// Another lane on the same session.
+    pub(super) async fn reopen_lane(&mut self) {
+        self.lane = self.session.lane(LaneRole::Publish).await.expect("a lane");
+    }
+
     /// Cuts every session, waits until the scene's own has noticed, and connects anew.
     pub(super) async fn cut(&mut self) {
         let events = self.session.events();
@@ -107,6 +112,7 @@ impl Scene {
             auto_delete: false,
             exclusive: false,
             arguments: all,
+            named: BTreeSet::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::BrokerError;
 use super::Shared;
-use crate::domain::name::QueueName;
+use crate::domain::name::{ExchangeName, QueueName};
 
 /// Switches for what can happen to a broker, and a look inside. Clones work on the same broker.
 #[derive(Clone)]
@@ -46,6 +46,16 @@ impl Faults {
         self.shared.now().0.refuse_connects(None);
     }
 
+    /// What sessions are opened with from now on; those that were opened with another are outdated. 0 at the start.
+    pub fn change_secret(&self, secret: u64) {
+        self.shared.secret.send_replace(secret);
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.shared.now().0.session_count()
+    }
+
     /// Blocks publishing in every session, as a memory or disk alarm does: publishes wait, settling goes on.
     pub fn block(&self, reason: &str) {
         self.shared.now().0.block(reason);
@@ -65,6 +75,11 @@ impl Faults {
     pub fn delete_queue(&self, queue: &QueueName) -> bool {
         let (mut state, now) = self.shared.now();
         state.delete_queue_by_name(queue, now)
+    }
+
+    /// Deletes an exchange with all its bindings; false if there was none.
+    pub fn delete_exchange(&self, exchange: &ExchangeName) -> bool {
+        self.shared.now().0.delete_exchange(exchange)
     }
 
     /// What a queue holds; `None` if there is no such queue.

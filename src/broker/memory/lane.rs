@@ -1,5 +1,6 @@
 //! A lane of the embedded broker. Knows the state's operations and none of its rules.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,16 +12,20 @@ use super::super::{Confirm, Lane, Publication};
 use super::session::SessionGuard;
 use super::state::{Admission, Link};
 
+/// Batches that wait out an alarm, and no more.
+const INCOMPLETE_MAX: usize = 2;
+
 /// A confirm channel: closed by a lost confirm or by the end of its session.
 pub(super) struct MemoryLane {
     session: Arc<SessionGuard>,
     link: watch::Receiver<Link>,
+    out: VecDeque<Vec<Publication>>,
     in_doubt: bool,
 }
 
 impl MemoryLane {
     pub(super) fn new(session: Arc<SessionGuard>, link: watch::Receiver<Link>) -> Self {
-        Self { session, link, in_doubt: false }
+        Self { session, link, out: VecDeque::new(), in_doubt: false }
     }
 
     fn offer(&self, batch: Vec<Publication>) -> Admission {
@@ -28,23 +33,26 @@ impl MemoryLane {
         state.publish(self.session.key, batch, now)
     }
 
-    /// Waits out an alarm, then publishes. Dropped while it waits, nothing was sent.
-    async fn admit(&mut self, mut batch: Vec<Publication>) -> Vec<Confirm> {
+    /// Waits out an alarm, then publishes the oldest batch. Dropped while it waits, nothing was sent.
+    async fn admit(&mut self) -> Vec<Confirm> {
         coop::consume_budget().await;
-        let count = batch.len();
         loop {
+            let Some(batch) = self.out.pop_front() else { return Vec::new() };
+            let count = batch.len();
+            if self.in_doubt {
+                return vec![Confirm::Lost; count];
+            }
             // Marked as seen before the look at the state, so a change in between is not slept through.
             self.link.borrow_and_update();
             match self.offer(batch) {
                 Admission::Done(confirms) => return confirms,
-                Admission::SessionGone => break,
-                Admission::Blocked(waiting) => batch = waiting,
+                Admission::SessionGone => return vec![Confirm::Lost; count],
+                Admission::Blocked(waiting) => self.out.push_front(waiting),
             }
             if self.link.changed().await.is_err() {
-                break;
+                self.in_doubt = true;
             }
         }
-        vec![Confirm::Lost; count]
     }
 }
 
@@ -58,14 +66,20 @@ impl fmt::Debug for MemoryLane {
 }
 
 impl Lane for MemoryLane {
-    fn publish(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, Vec<Confirm>> {
+    fn has_room(&self) -> bool {
+        self.out.len() < INCOMPLETE_MAX
+    }
+
+    fn write(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, ()> {
+        self.out.push_back(batch);
+        Box::pin(std::future::ready(()))
+    }
+
+    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>> {
         Box::pin(async move {
-            if self.in_doubt {
-                return vec![Confirm::Lost; batch.len()];
-            }
-            let confirms = self.admit(batch).await;
-            self.in_doubt = confirms.contains(&Confirm::Lost);
-            confirms
+            let confirms = self.admit().await;
+            self.in_doubt |= confirms.contains(&Confirm::Lost);
+            vec![confirms]
         })
     }
 

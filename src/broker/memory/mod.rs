@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Broker, BrokerError, Session, SessionId};
@@ -40,6 +41,8 @@ pub struct MemoryBroker {
 /// What sessions, consumers and lanes have in common.
 struct Shared {
     state: Mutex<State>,
+    /// Stands for whatever a session is opened with.
+    secret: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -57,7 +60,8 @@ impl MemoryBroker {
     /// A broker without queues, with the exchanges that every RabbitMQ has.
     pub fn new(options: MemoryOptions) -> Self {
         let MemoryOptions { bytes_max } = options;
-        Self { shared: Arc::new(Shared { state: Mutex::new(State::new(bytes_max, Instant::now())) }) }
+        let state = Mutex::new(State::new(bytes_max, Instant::now()));
+        Self { shared: Arc::new(Shared { state, secret: watch::Sender::new(0) }) }
     }
 
     /// The accidents that can befall it, and a look inside.

@@ -15,6 +15,7 @@ use super::Shared;
 use super::consumer;
 use super::lane::MemoryLane;
 use super::state::{Link, SessionKey};
+use crate::domain::difference::Examined;
 use crate::domain::name::QueueName;
 use crate::domain::topology::Plan;
 
@@ -23,6 +24,8 @@ pub(super) struct MemorySession {
     capabilities: Capabilities,
     guard: Arc<SessionGuard>,
     link: watch::Receiver<Link>,
+    /// What it was opened with.
+    secret: u64,
 }
 
 /// Held by the session and all its parts: the session ends with the last of them, as a connection ends with its process.
@@ -43,7 +46,8 @@ impl MemorySession {
     pub(super) fn new(shared: Arc<Shared>, id: SessionId, key: SessionKey, link: watch::Receiver<Link>) -> Self {
         let capabilities =
             Capabilities { product: "Sidebus memory".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
-        Self { capabilities, guard: Arc::new(SessionGuard { shared, id, key }), link }
+        let secret = *shared.secret.borrow();
+        Self { capabilities, secret, guard: Arc::new(SessionGuard { shared, id, key }), link }
     }
 }
 
@@ -66,6 +70,10 @@ impl Session for MemorySession {
         Box::pin(async move { self.guard.shared.now().0.apply(self.guard.key, &plan) })
     }
 
+    fn examine(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Vec<Examined>, BrokerError>> {
+        Box::pin(async move { self.guard.shared.now().0.examine(self.guard.key, &plan) })
+    }
+
     fn consume(&self, queue: QueueName, options: ConsumeOptions) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         Box::pin(async move {
             // An exclusive queue knows its session already; all links of a session are one here.
@@ -82,6 +90,15 @@ impl Session for MemorySession {
             self.guard.shared.now().0.check_session(self.guard.key)?;
             let lane: Box<dyn Lane> = Box::new(MemoryLane::new(Arc::clone(&self.guard), self.link.clone()));
             Ok(lane)
+        })
+    }
+
+    fn outdated(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            let mut now = self.guard.shared.secret.subscribe();
+            // The sender lives in what this session holds.
+            let _ = now.wait_for(|secret| *secret != self.secret).await;
+            vec!["the secret of the embedded broker".to_owned()]
         })
     }
 

@@ -6,12 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value as Json;
 
 use crate::grpc::client::Outgoing;
 
-/// What a line may say. Other keys are passed over, so that what `sidebus sub -o json` prints can be published again.
+/// What a line may say. Another field is refused: a misspelt `body` would publish nothing in silence.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Line {
     routing_key: Option<String>,
     exchange: Option<String>,
@@ -21,6 +23,13 @@ struct Line {
     headers: BTreeMap<String, Json>,
     body: Option<Json>,
     body_base64: Option<String>,
+    /// What `sidebus sub -o json` prints of a delivery besides its message is passed over, so that it can be published again.
+    #[serde(rename = "queue")]
+    _queue: Option<IgnoredAny>,
+    #[serde(rename = "attempt")]
+    _attempt: Option<IgnoredAny>,
+    #[serde(rename = "redelivered")]
+    _redelivered: Option<IgnoredAny>,
 }
 
 /// Reads a line; `None` for an empty one. What the line leaves out comes from the template.
@@ -31,7 +40,7 @@ pub(super) fn parse(text: &str, template: &Outgoing) -> Result<Option<Outgoing>,
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let line: Line = serde_json::from_str(text).map_err(|error| format!("not an object as expected: {error}"))?;
+    let line: Line = serde_json::from_str(text).map_err(|error| fault(&error))?;
     let body = match (line.body, line.body_base64) {
         (Some(_), Some(_)) => return Err("body and body_base64 exclude each other".to_owned()),
         (Some(Json::String(text)), None) => Bytes::from(text),
@@ -53,6 +62,14 @@ pub(super) fn parse(text: &str, template: &Outgoing) -> Result<Option<Outgoing>,
     }))
 }
 
+/// The parser's words. It counts the lines of its own text, which is always one: only the place in it says something.
+fn fault(error: &serde_json::Error) -> String {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let words = error.to_string();
+    let words = words.strip_suffix(&place).unwrap_or(&words);
+    format!("not a message: {words} (at byte {})", error.column())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,12 +81,21 @@ mod tests {
 
     #[test]
     fn a_line_wins_over_the_flags() {
-        let line = r#"{"routing_key":"k","body":"text","headers":{"b":2},"attempt":1}"#;
+        let line = r#"{"routing_key":"k","body":"text","headers":{"b":2},"attempt":1,"queue":"q","redelivered":true}"#;
         let message = parse(line, &template()).expect("legal").expect("a message");
         assert_eq!((message.routing_key.as_str(), &message.body[..]), ("k", &b"text"[..]));
         assert_eq!((&message.headers["a"], &message.headers["b"]), (&Json::from("flag"), &Json::from(2)));
         let message = parse("{}", &template()).expect("legal").expect("a message");
         assert_eq!((message.routing_key.as_str(), message.body.len()), ("default", 0));
+    }
+
+    #[test]
+    fn a_field_that_is_none_is_named() {
+        let told = parse(r#"{"routing_key":"k","foo":2}"#, &template()).expect_err("no such field");
+        assert!(told.starts_with("not a message: unknown field `foo`, expected one of `routing_key`, "), "{told}");
+        assert!(told.ends_with("(at byte 24)"), "{told}");
+        let told = parse("nonsense", &template()).expect_err("no JSON");
+        assert!(told.contains("expected ident (at byte") && !told.contains("line 1"), "{told}");
     }
 
     #[test]

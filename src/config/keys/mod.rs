@@ -7,8 +7,11 @@ use std::time::Duration;
 use super::path::KeyPath;
 
 mod bus;
+mod notes;
 mod process;
 mod queues;
+
+pub(crate) use notes::Note;
 
 /// One key, or with `*` in its path one key of every queue, exchange or identity.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +40,8 @@ pub(crate) enum State {
     /// Known, and refused when used: a setting that is silently ignored is worse than none. With what to do instead,
     /// which may be empty.
     Later(&'static str),
+    /// Its default is what this release does, so naming it is fine; every other value is refused like [`State::Later`].
+    OnlyDefault(&'static str),
 }
 
 /// What a key takes.
@@ -58,6 +63,8 @@ pub(crate) enum Kind {
     Text,
     /// A name on the broker.
     Name,
+    /// An exchange that is bound to and not declared: the broker's own (`amq.topic`) included.
+    BoundExchange,
     /// A file.
     Path,
     /// A text that no output ever shows.
@@ -109,6 +116,15 @@ impl Key {
 
     pub(super) const fn later(self, instead: &'static str) -> Self {
         Self { state: State::Later(instead), ..self }
+    }
+
+    pub(super) const fn only_default(self, instead: &'static str) -> Self {
+        Self { state: State::OnlyDefault(instead), ..self }
+    }
+
+    /// The default in words where it is no value of its own, and the rules that bind it to other keys.
+    pub(super) fn note(&self) -> Note {
+        notes::of(self.path)
     }
 
     /// True for what no output may show.
@@ -199,7 +215,11 @@ mod tests {
         is("queues.*.settle_timeout", write_duration(subscription::SETTLE_TIMEOUT_DEFAULT));
         is("queues.*.max_lease", write_duration(subscription::MAX_LEASE_DEFAULT));
         is("retry.max_attempts", subscription::RetrySettings::default().max_attempts.to_string());
-        is("retry.min_backoff", write_duration(subscription::RetrySettings::default().delay));
+        let retry = subscription::RetrySettings::default();
+        is("retry.min_backoff", write_duration(retry.min_backoff));
+        is("retry.max_backoff", write_duration(retry.max_backoff));
+        is("retry.multiplier", retry.multiplier.to_string());
+        is("retry.jitter", retry.jitter.to_string());
     }
 
     #[test]
@@ -207,6 +227,24 @@ mod tests {
         for key in all() {
             let Some(default) = key.default else { continue };
             assert!(typed::read_text(key, default).is_ok(), "{} = {default}", key.path);
+        }
+    }
+
+    #[test]
+    fn notes_speak_of_keys_and_never_of_a_default_that_is_a_value() {
+        let mut seen = BTreeSet::new();
+        for note in notes::ALL {
+            let row = all().find(|key| key.path == note.path);
+            let row = row.unwrap_or_else(|| panic!("{} is no key", note.path));
+            assert!(note.default.is_empty() || row.default.is_none(), "{} has two defaults", note.path);
+            assert!(seen.insert(note.path), "{} has two notes", note.path);
+        }
+    }
+
+    #[test]
+    fn a_key_that_takes_its_default_only_has_one() {
+        for key in all().filter(|key| matches!(key.state, State::OnlyDefault(_))) {
+            assert!(key.default.is_some(), "{}", key.path);
         }
     }
 

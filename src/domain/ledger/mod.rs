@@ -258,7 +258,7 @@ impl<L> Ledger<L> {
 
     /// These receipts are worth nothing any more: the broker hands the messages out again. Answers what each stream was
     /// working on; what is being settled is told by `settled` as its outcome becomes known.
-    pub fn lose(&mut self, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<DeliveryId>)> {
+    pub fn lose(&mut self, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<(DeliveryId, L)>)> {
         self.waiting.retain(|item| !is_lost(&item.load));
         let mut revoked = Vec::new();
         for (stream_id, stream) in &mut self.streams {
@@ -267,15 +267,17 @@ impl<L> Ledger<L> {
                 Some(State::Settling(_) | State::Revoked) | None => false,
             };
             let ids: Vec<DeliveryId> = stream.working.iter().copied().filter(lost).collect();
-            for id in &ids {
-                if let Some(open) = self.open.remove(id) {
-                    stream.window.free(open.size.body);
+            let mut taken = Vec::with_capacity(ids.len());
+            for id in ids {
+                if let Some(Open { size, state: State::Working(load), .. }) = self.open.remove(&id) {
+                    stream.window.free(size.body);
+                    taken.push((id, load));
                 }
-                stream.forget_work(*id);
-                stream.remember(*id, Ending::Lost);
+                stream.forget_work(id);
+                stream.remember(id, Ending::Lost);
             }
-            if !ids.is_empty() {
-                revoked.push((*stream_id, ids));
+            if !taken.is_empty() {
+                revoked.push((*stream_id, taken));
             }
         }
         revoked

@@ -146,7 +146,7 @@ fn a_lost_session_revokes_all_work_and_later_verdicts_hear_of_it() {
     bench.arrive(&["a", "b", "c", "d"]);
     bench.dispatch();
     bench.verdict(ONE, 1, VerdictKind::Ack);
-    assert_eq!(bench.ledger.lose(|_| true), [(ONE, vec![DeliveryId(2), DeliveryId(3)])]);
+    assert_eq!(bench.ledger.lose(|_| true), [(ONE, vec![(DeliveryId(2), "b"), (DeliveryId(3), "c")])]);
     assert_eq!(bench.verdict(ONE, 2, VerdictKind::Ack), Answer::Result(Outcome::LeaseLost));
     assert_eq!(bench.ledger.in_flight(ONE), Some(1), "the one being settled still counts");
     assert_eq!(bench.ledger.settled(DeliveryId(1), Outcome::LeaseLost), Some(ONE));
@@ -243,7 +243,7 @@ fn only_what_is_lost_is_revoked() {
     bench.arrive(&["a", "b", "a2", "b2"]);
     bench.dispatch();
     let revoked = bench.ledger.lose(|load| load.starts_with('b'));
-    assert_eq!(revoked, [(ONE, vec![DeliveryId(2)])]);
+    assert_eq!(revoked, [(ONE, vec![(DeliveryId(2), "b")])]);
     assert_eq!((bench.ledger.waiting_count(), bench.ledger.in_flight(ONE)), (0, Some(2)));
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("a"));
 }

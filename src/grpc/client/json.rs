@@ -52,7 +52,9 @@ pub(super) fn frame_from_proto(frame: v1::SubscribeResponse) -> Frame {
     }
     words.extend(frame.results.iter().filter(|result| result.outcome >= 10).map(|result| {
         let outcome = result.outcome().as_str_name().trim_start_matches("SETTLEMENT_OUTCOME_");
-        format!("{outcome}: {} settlements took no effect {}", result.delivery_ids.len(), result.description)
+        let count = result.delivery_ids.len();
+        let settlements = if count == 1 { "settlement" } else { "settlements" };
+        format!("{outcome}: {count} {settlements} took no effect {}", result.description)
     }));
     if frame.drain.is_some() {
         words.push("SIDECAR_DRAINING: the sidecar delivers nothing more".to_owned());

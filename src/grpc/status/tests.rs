@@ -4,7 +4,7 @@ use super::*;
 use crate::broker::{BrokerError, Confirm};
 use crate::domain::message::{Message, Properties};
 use crate::domain::name::ExchangeName;
-use crate::grpc::problem::{Difference, FieldViolation};
+use crate::grpc::problem::{self, FieldViolation};
 
 fn violation(field: &str) -> FieldViolation {
     FieldViolation { field: field.to_owned(), description: "has 300 bytes, at most 255 are allowed".to_owned() }
@@ -33,7 +33,7 @@ fn rows() -> Vec<(Problem, Code, &'static str, bool)> {
         (Problem::SubscriptionRequired { configured: 2 }, Code::InvalidArgument, "SUBSCRIPTION_REQUIRED", false),
         (Problem::SubscriptionNotFound(text()), Code::NotFound, "SUBSCRIPTION_NOT_FOUND", false),
         (
-            Problem::TopologyMismatch { object: text(), reason: text() },
+            Problem::TopologyMismatch { object: text(), reason: text(), hint: "mend it", difference: None },
             Code::FailedPrecondition,
             "TOPOLOGY_MISMATCH",
             false,
@@ -84,13 +84,16 @@ fn every_situation_has_the_code_and_the_reason_of_the_list() {
 #[test]
 fn a_mismatch_names_the_key_and_both_values() {
     let difference =
-        Difference { key: "durable".to_owned(), configured: "true".to_owned(), declared: "false".to_owned() };
+        problem::Difference { key: "durable".to_owned(), configured: "true".to_owned(), declared: "false".to_owned() };
     let declared = Status::from(Problem::DeclareDiffers { subscription: "q".to_owned(), difference });
     let broker = Status::from(Problem::from_broker(BrokerError::Mismatch {
         object: "queue q".to_owned(),
-        reason: "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the \
-                 value '1000' but current is none"
-            .to_owned(),
+        differences: vec![Difference {
+            key: "x-message-ttl".to_owned(),
+            wanted: "1000".to_owned(),
+            found: String::new(),
+        }],
+        reason: String::new(),
     }));
 
     let of = |status: &Status, key: &str| {

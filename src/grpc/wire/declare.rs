@@ -9,28 +9,31 @@ use std::time::Duration;
 use super::time;
 use super::violations::{Below, Index, Key, Violations};
 use super::{SHORT_BYTES_MAX, header};
-use crate::domain::message::{Headers, Value, encoded_bytes};
+use crate::domain::dead_letter::OWN_LETTERS_SUFFIX;
+use crate::domain::ledger::LEASE_MARGIN;
+use crate::domain::message::{Headers, encoded_bytes};
 use crate::domain::name::{ExchangeName, QueueName, SubscriptionName};
+use crate::domain::queue_keys::{Finding, Place, Weight};
 use crate::domain::subscription::{
-    Binding, DeadLetterSettings, DeliverySettings, QueueSettings, QueueType, RetrySettings, Subscription,
+    Binding, DeadLetterSettings, DeliverySettings, RetrySettings, Subscription, match_fault,
 };
 use crate::grpc::problem::Problem;
 use crate::grpc::proto::sidebus::v1;
 
-mod arguments;
 mod later;
+mod policies;
+mod queue;
 
 /// Path of the declaration in the first frame.
-const PATH: &str = "open.declare";
+pub(in crate::grpc) const PATH: &str = "open.declare";
 /// Levels of tables and arrays in an argument.
 const DEPTH_MAX: usize = 8;
 /// Bytes of one table of arguments: a frame above the connection's limit would end it for everybody.
 const ARGUMENT_BYTES_MAX: usize = 64 * 1024;
 const SETTLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const MAX_LEASE_MIN: Duration = Duration::from_mins(2);
-/// The last minute of a lease is for giving back.
-const LEASE_MARGIN: Duration = Duration::from_mins(1);
-const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Frames of less than this hold no message worth the name.
+const MESSAGE_BYTES_MIN: i32 = 1 << 10;
 
 /// What a declaration leaves unset, and which names it may not take.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +50,15 @@ pub struct DeclareDefaults<'a> {
     pub dead_letter: &'a DeadLetterSettings,
 }
 
+/// What a declaration asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    /// The subscription.
+    pub subscription: Subscription,
+    /// What works and may surprise, each with its field.
+    pub warnings: Vec<String>,
+}
+
 /// Converts a declaration.
 ///
 /// # Errors
@@ -55,10 +67,9 @@ pub fn subscription_from_proto(
     name: &SubscriptionName,
     spec: v1::SubscriptionSpec,
     defaults: &DeclareDefaults<'_>,
-) -> Result<Subscription, Problem> {
-    let mut violations = Violations::default();
-    let later = later::fields(&spec, &mut violations);
-    let mut reader = Reader { defaults, violations };
+) -> Result<Declared, Problem> {
+    let later = later::fields(&spec);
+    let mut reader = Reader { defaults, violations: Violations::default(), warnings: Vec::new() };
     let subscription = reader.read(name, spec);
     if !reader.violations.is_empty() {
         return Err(Problem::InvalidRequest(reader.violations.into_vec()));
@@ -67,39 +78,57 @@ pub fn subscription_from_proto(
         return Err(Problem::FeatureUnavailable(later.join(", ")));
     }
     // Without violations every part was read.
-    subscription.ok_or_else(|| Problem::InvalidRequest(Vec::new()))
+    let subscription = subscription.ok_or_else(|| Problem::InvalidRequest(Vec::new()))?;
+    Ok(Declared { subscription, warnings: reader.warnings })
+}
+
+/// Converts one binding, under the rules of a declaration.
+///
+/// # Errors
+/// `INVALID_REQUEST` with every field that breaks a rule; `at` is the path of the binding.
+pub fn binding_from_proto(binding: v1::Binding, at: &str, defaults: &DeclareDefaults<'_>) -> Result<Binding, Problem> {
+    let mut reader = Reader { defaults, violations: Violations::default(), warnings: Vec::new() };
+    let binding = reader.binding(binding, &at, defaults.exchange);
+    if reader.violations.is_empty() { Ok(binding) } else { Err(Problem::InvalidRequest(reader.violations.into_vec())) }
 }
 
 struct Reader<'a> {
     defaults: &'a DeclareDefaults<'a>,
     violations: Violations,
+    warnings: Vec<String>,
 }
 
 impl Reader<'_> {
     fn read(&mut self, name: &SubscriptionName, mut spec: v1::SubscriptionSpec) -> Option<Subscription> {
         let queue_name = if spec.queue.is_empty() { name.as_str().to_owned() } else { spec.queue.clone() };
         let queue_name = self.queue_name(&queue_name);
-        let arguments = std::mem::take(&mut spec.arguments);
-        let arguments = self.arguments(arguments, &path("arguments"));
-        let bindings = std::mem::take(&mut spec.bindings);
-        let bindings = self.bindings(bindings, &spec.exchange);
+        let (bindings, unbind) = (std::mem::take(&mut spec.bindings), std::mem::take(&mut spec.unbind));
+        let exchange = self.exchange(&spec.exchange);
+        let bindings = self.bindings(bindings, "bindings", &exchange);
+        let unbind = self.bindings(unbind, "unbind", &exchange);
+        self.refuse_both(&bindings, &unbind);
         let delivery = self.delivery(&spec);
         let retry = self.retry(&spec.retry.unwrap_or_default());
-        let dead_letter = self.dead_letter(&spec.dead_letter.clone().unwrap_or_default(), &arguments);
-        let (queue_type, arguments) = arguments::merge(&spec, arguments, &mut self.violations);
-        let (name, queue_name, dead_letter) = (name.clone(), queue_name?, dead_letter?);
-        if queue_name == dead_letter.queue && queue_name != self.defaults.dead_letter.queue {
-            self.violations.add(path("queue"), "is its own dead-letter queue: failures would turn in a circle");
+        let keys = self.queue_keys(&mut spec);
+        let (queue, findings) = keys.resolve(queue_name?);
+        self.found(findings);
+        let dead_letter = self.dead_letter(&spec.dead_letter.unwrap_or_default(), &queue, &bindings);
+        Some(Subscription { name: name.clone(), queue, exchange, bindings, unbind, delivery, retry, dead_letter })
+    }
+
+    /// Notes what the rules of the domain say of the declaration.
+    fn found(&mut self, findings: Vec<Finding>) {
+        for Finding { weight, place, what, hint } in findings {
+            let field = match place {
+                Place::Key(key) => path(key),
+                Place::Argument(name) => Key(&path("arguments"), &name).to_string(),
+            };
+            match (weight, hint.is_empty()) {
+                (Weight::Problem, true) => self.violations.add(field, what),
+                (Weight::Problem, false) => self.violations.add(field, format_args!("{what}: {hint}")),
+                (Weight::Warning, _) => self.warnings.push(format!("{field}: {what}")),
+            }
         }
-        let queue = QueueSettings {
-            name: queue_name,
-            queue_type,
-            durable: spec.durable,
-            auto_delete: spec.auto_delete,
-            exclusive: spec.exclusive,
-            arguments,
-        };
-        Some(Subscription { name, queue, bindings, delivery, retry, dead_letter })
     }
 
     fn arguments(&mut self, entries: BTreeMap<String, v1::HeaderValue>, at: &dyn Display) -> Headers {
@@ -114,8 +143,12 @@ impl Reader<'_> {
     fn queue_name(&mut self, text: &str) -> Option<QueueName> {
         let queue = QueueName::parse(text).map_err(|error| self.violations.add(path("queue"), error)).ok()?;
         self.refuse_ours(path("queue"), queue.as_str());
-        if queue == self.defaults.dead_letter.queue {
-            self.violations.add(path("queue"), "is the dead-letter queue, which handlers may not take");
+        if self.defaults.dead_letter.queues().any(|letters| *letters == queue) {
+            self.violations.add(path("queue"), "is a dead-letter queue or an archive, which handlers may not take");
+        } else if queue.as_str().ends_with(OWN_LETTERS_SUFFIX) {
+            // Other sidecars of the virtual host have theirs, which we do not know.
+            self.violations
+                .add(path("queue"), "ends like the dead-letter queue of another, which handlers may not take");
         }
         Some(queue)
     }
@@ -129,27 +162,37 @@ impl Reader<'_> {
         }
     }
 
-    fn bindings(&mut self, bindings: Vec<v1::Binding>, exchange: &str) -> Vec<Binding> {
-        let exchange = if exchange.is_empty() {
-            self.defaults.exchange.clone()
-        } else {
-            self.binding_exchange(exchange, &path("exchange"))
-        };
-        let bindings = bindings.into_iter().enumerate();
-        bindings.map(|(index, binding)| self.binding(binding, index, &exchange)).collect()
+    /// The exchange of bindings that name none.
+    fn exchange(&mut self, named: &str) -> ExchangeName {
+        if named.is_empty() { self.defaults.exchange.clone() } else { self.binding_exchange(named, &path("exchange")) }
     }
 
-    fn binding(&mut self, binding: v1::Binding, index: usize, exchange: &ExchangeName) -> Binding {
-        let bindings = path("bindings");
-        let at = Index(&bindings, index);
+    fn bindings(&mut self, bindings: Vec<v1::Binding>, list: &str, exchange: &ExchangeName) -> Vec<Binding> {
+        let list = path(list);
+        let bindings = bindings.into_iter().enumerate();
+        bindings.map(|(index, binding)| self.binding(binding, &Index(&list, index), exchange)).collect()
+    }
+
+    fn binding(&mut self, binding: v1::Binding, at: &dyn Display, exchange: &ExchangeName) -> Binding {
         let exchange = if binding.exchange.is_empty() {
             exchange.clone()
         } else {
-            self.binding_exchange(&binding.exchange, &Below(&at, "exchange"))
+            self.binding_exchange(&binding.exchange, &Below(at, "exchange"))
         };
-        self.violations.short(Below(&at, "routing_key"), &binding.routing_key);
-        let arguments = self.arguments(binding.arguments, &Below(&at, "arguments"));
+        self.violations.short(Below(at, "routing_key"), &binding.routing_key);
+        let arguments = self.arguments(binding.arguments, &Below(at, "arguments"));
+        if let Some(fault) = match_fault(&arguments) {
+            self.violations.add(Below(at, "arguments"), fault);
+        }
         Binding { exchange, routing_key: binding.routing_key, arguments }
+    }
+
+    /// What is in both lists would be taken away and made again at every start.
+    fn refuse_both(&mut self, bindings: &[Binding], unbind: &[Binding]) {
+        let list = path("unbind");
+        for (index, _) in unbind.iter().enumerate().filter(|(_, binding)| bindings.contains(binding)) {
+            self.violations.add(Index(&list, index), "is also in bindings: keep it in one of the two lists");
+        }
     }
 
     fn binding_exchange(&mut self, name: &str, field: &dyn Display) -> ExchangeName {
@@ -183,6 +226,7 @@ impl Reader<'_> {
             prefetch_max: self.count(spec.prefetch_max, "prefetch_max", defaults.prefetch_max),
             settle_timeout: settle_timeout.unwrap_or(defaults.settle_timeout),
             max_lease: max_lease.unwrap_or(defaults.max_lease),
+            message_bytes_max: self.message_bytes(spec.max_message_bytes),
             max_handlers: self.count(spec.max_handlers, "max_handlers", defaults.max_handlers),
         };
         let named = settle_timeout.is_some() || max_lease.is_some();
@@ -191,6 +235,17 @@ impl Reader<'_> {
             self.violations.add(path(field), "max_lease must be at least settle_timeout + 1 min");
         }
         settings
+    }
+
+    fn message_bytes(&mut self, value: i32) -> u64 {
+        if value == 0 {
+            return self.defaults.delivery.message_bytes_max;
+        }
+        if value < MESSAGE_BYTES_MIN {
+            let rule = format_args!("is {value}; 0 (not set) or at least {MESSAGE_BYTES_MIN} is allowed");
+            self.violations.add(path("max_message_bytes"), rule);
+        }
+        u64::try_from(value).unwrap_or_default()
     }
 
     fn count(&mut self, value: i32, field: &str, default: u16) -> u16 {
@@ -207,69 +262,10 @@ impl Reader<'_> {
     fn duration(&mut self, value: Option<&prost_types::Duration>, field: &str) -> Option<Duration> {
         time::duration_from_proto(value?).map_err(|rule| self.violations.add(path(field), rule)).ok()
     }
-
-    fn retry(&mut self, policy: &v1::RetryPolicy) -> RetrySettings {
-        let defaults = self.defaults.retry;
-        let max_attempts = match policy.max_attempts {
-            None => defaults.max_attempts,
-            Some(count) => u32::try_from(count).ok().filter(|count| *count > 0).unwrap_or_else(|| {
-                self.violations.add(path("retry.max_attempts"), format_args!("is {count}; at least 1 is allowed"));
-                defaults.max_attempts
-            }),
-        };
-        let delay = self.duration(policy.min_backoff.as_ref(), "retry.min_backoff");
-        if delay.is_some_and(|delay| delay < RETRY_DELAY_MIN) {
-            self.violations.add(path("retry.min_backoff"), "is shorter than 100 ms");
-        }
-        RetrySettings { max_attempts, delay: delay.unwrap_or(defaults.delay) }
-    }
-
-    /// The queue argument `x-dead-letter-exchange`, which users write today, stands in for an unnamed exchange.
-    fn dead_letter(&mut self, policy: &v1::DeadLetterPolicy, arguments: &Headers) -> Option<DeadLetterSettings> {
-        let argument = arguments.get("x-dead-letter-exchange");
-        let argument_text = argument.and_then(Value::as_text).filter(|text| !text.is_empty());
-        if argument.is_some() && argument_text.is_none() {
-            let arguments = path("arguments");
-            self.violations.add(Key(&arguments, "x-dead-letter-exchange"), "must be the name of an exchange, as text");
-        }
-        if let Some(text) = argument_text
-            && !policy.exchange.is_empty()
-            && policy.exchange != text
-        {
-            let rule = "differs from arguments[\"x-dead-letter-exchange\"]: set one of them";
-            self.violations.add(path("dead_letter.exchange"), rule);
-        }
-        let named = Some(policy.exchange.as_str()).filter(|text| !text.is_empty()).or(argument_text);
-        let exchange = match named {
-            None => Some(self.defaults.dead_letter.exchange.clone()),
-            Some(text) => {
-                let field = path("dead_letter.exchange");
-                self.refuse_ours(&field, text);
-                ExchangeName::parse(text).map_err(|error| self.violations.add(field, error)).ok()
-            }
-        };
-        let queue = if policy.queue.is_empty() {
-            Some(self.defaults.dead_letter.queue.clone())
-        } else {
-            let field = path("dead_letter.queue");
-            self.refuse_ours(&field, &policy.queue);
-            QueueName::parse(&policy.queue).map_err(|error| self.violations.add(field, error)).ok()
-        };
-        Some(DeadLetterSettings { exchange: exchange?, queue: queue? })
-    }
 }
 
 fn path(field: &str) -> String {
     format!("{PATH}.{field}")
-}
-
-/// The queue type that a declaration names; streams and unknown ones are `later`'s business.
-fn named_queue_type(spec: &v1::SubscriptionSpec) -> Option<QueueType> {
-    match v1::QueueType::try_from(spec.queue_type) {
-        Ok(v1::QueueType::Quorum) => Some(QueueType::Quorum),
-        Ok(v1::QueueType::Classic) => Some(QueueType::Classic),
-        Ok(v1::QueueType::Unspecified | v1::QueueType::Stream) | Err(_) => None,
-    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! Keys that the declaration leaves unset never differ. Knows no broker.
 
 use super::declare::{DeclareDefaults, subscription_from_proto};
-use crate::domain::message::{Headers, Value};
-use crate::domain::subscription::{Binding, QueueType, Subscription};
+use crate::domain::difference::value_text;
+use crate::domain::message::Headers;
+use crate::domain::subscription::{Binding, RetryBackoff, Subscription};
 use crate::domain::topology::{self, Step, TopologyMode};
 use crate::grpc::problem::{Difference, Problem};
 use crate::grpc::proto::sidebus::v1;
@@ -25,12 +26,13 @@ pub fn differences(
         ..declared.clone()
     };
     let defaults = DeclareDefaults {
+        exchange: &configured.exchange,
         delivery: &configured.delivery,
         retry: &configured.retry,
         dead_letter: &configured.dead_letter,
         ..*defaults
     };
-    let wanted = subscription_from_proto(&configured.name, spec, &defaults)?;
+    let wanted = subscription_from_proto(&configured.name, spec, &defaults)?.subscription;
     Ok(pairs(configured, &wanted, declared)
         .into_iter()
         .find(|(_, configured, declared)| configured != declared)
@@ -53,31 +55,40 @@ fn pairs(
     if !declared.bindings.is_empty() {
         add("bindings", bindings_text(&configured.bindings), bindings_text(&wanted.bindings));
     }
+    if !declared.unbind.is_empty() {
+        add("unbind", bindings_text(&configured.unbind), bindings_text(&wanted.unbind));
+    }
     if let Some(named) = wanted.queue.queue_type {
-        add("queue_type", type_text(topology::queue_type(&configured.queue)), type_text(named));
+        add("queue_type", topology::queue_type(&configured.queue).as_str().to_owned(), named.as_str().to_owned());
     }
     if let Some(durable) = declared.durable {
-        add("durable", configured.queue.durable.unwrap_or(true).to_string(), durable.to_string());
+        add("durable", configured.queue.is_durable().to_string(), durable.to_string());
     }
     // False and unset are one on the wire, so only true is a word.
     if declared.auto_delete {
-        add("auto_delete", configured.queue.auto_delete.to_string(), "true".to_owned());
+        add("auto_delete", configured.queue.is_auto_delete().to_string(), "true".to_owned());
     }
     if declared.exclusive {
-        add("exclusive", configured.queue.exclusive.to_string(), "true".to_owned());
+        add("exclusive", configured.queue.is_exclusive().to_string(), "true".to_owned());
     }
     let (is, asked) = (&configured.delivery, &wanted.delivery);
     add("prefetch_count", is.prefetch_count.to_string(), asked.prefetch_count.to_string());
     add("prefetch_max", is.prefetch_max.to_string(), asked.prefetch_max.to_string());
     add("settle_timeout", format!("{:?}", is.settle_timeout), format!("{:?}", asked.settle_timeout));
     add("max_lease", format!("{:?}", is.max_lease), format!("{:?}", asked.max_lease));
+    add("max_message_bytes", is.message_bytes_max.to_string(), asked.message_bytes_max.to_string());
     add("max_handlers", is.max_handlers.to_string(), asked.max_handlers.to_string());
     let (is, asked) = (&configured.retry, &wanted.retry);
     add("retry.max_attempts", is.max_attempts.to_string(), asked.max_attempts.to_string());
-    add("retry.min_backoff", format!("{:?}", is.delay), format!("{:?}", asked.delay));
+    add("retry.backoff", backoff_text(is.backoff), backoff_text(asked.backoff));
+    add("retry.min_backoff", format!("{:?}", is.min_backoff), format!("{:?}", asked.min_backoff));
+    add("retry.max_backoff", format!("{:?}", is.max_backoff), format!("{:?}", asked.max_backoff));
+    add("retry.multiplier", is.multiplier.to_string(), asked.multiplier.to_string());
+    add("retry.jitter", is.jitter.to_string(), asked.jitter.to_string());
     let (is, asked) = (&configured.dead_letter, &wanted.dead_letter);
+    add("dead_letter.scope", is.scope.as_str().to_owned(), asked.scope.as_str().to_owned());
     add("dead_letter.exchange", is.exchange.to_string(), asked.exchange.to_string());
-    add("dead_letter.queue", is.queue.to_string(), asked.queue.to_string());
+    add("dead_letter.queue", is.letters().to_string(), asked.letters().to_string());
     pairs.extend(argument_pairs(configured, wanted));
     pairs
 }
@@ -98,15 +109,16 @@ fn arguments_in_force(configured: &Subscription) -> Headers {
     let plan = topology::subscription(TopologyMode::Create, configured);
     let queues = plan.steps.into_iter().filter_map(|step| match step {
         Step::Queue(queue) if queue.name == configured.queue.name => Some(queue.arguments),
-        Step::Queue(_) | Step::Exchange(_) | Step::Bind { .. } => None,
+        Step::Queue(_) | Step::Exchange(_) | Step::Bind { .. } | Step::Unbind { .. } => None,
     });
     queues.last().unwrap_or_default()
 }
 
-fn type_text(queue_type: QueueType) -> String {
-    match queue_type {
-        QueueType::Quorum => "quorum".to_owned(),
-        QueueType::Classic => "classic".to_owned(),
+fn backoff_text(backoff: RetryBackoff) -> String {
+    match backoff {
+        RetryBackoff::Exponential => "exponential".to_owned(),
+        RetryBackoff::Linear => "linear".to_owned(),
+        RetryBackoff::Constant => "constant".to_owned(),
     }
 }
 
@@ -122,13 +134,4 @@ fn binding_text(binding: &Binding) -> String {
     let place = format!("{}/{}", binding.exchange, binding.routing_key);
     let arguments = binding.arguments.iter().map(|(name, value)| format!("{name}={}", value_text(value)));
     std::iter::once(place).chain(arguments).collect::<Vec<_>>().join(" ")
-}
-
-/// Integers of any width are one value: clients differ in the width that they write.
-fn value_text(value: &Value) -> String {
-    match (value.as_text(), value.as_integer()) {
-        (Some(text), _) => format!("{text:?}"),
-        (None, Some(number)) => number.to_string(),
-        (None, None) => format!("{value:?}"),
-    }
 }

@@ -142,7 +142,7 @@ fn check_texts(message: &v1::Message, at: &dyn fmt::Display, violations: &mut Vi
     }
 }
 
-fn exchange_from_proto(
+pub(super) fn exchange_from_proto(
     name: &str,
     at: &dyn fmt::Display,
     default: &ExchangeName,

@@ -11,18 +11,23 @@ mod incoming;
 mod open;
 mod outgoing;
 mod publish;
+mod spec;
 mod time;
 mod trace;
 mod verdict;
 mod violations;
 
-pub use declare::{DeclareDefaults, subscription_from_proto};
+pub(in crate::grpc) use declare::PATH as DECLARE_PATH;
+pub use declare::{DeclareDefaults, Declared, binding_from_proto, subscription_from_proto};
 pub use delivery::{DeliveryParts, ShownDelivery, delivery_to_proto, failure_to_proto};
 pub use difference::differences;
 pub use incoming::{MessageProblem, PublishDefaults, PublishLimits, message_from_proto};
 pub use open::{BatchTerms, OpenRequest, ResultMode, WindowChange, flow_from_proto, open_from_proto};
 pub use outgoing::{ShownMessage, deaths_to_proto, message_to_proto};
-pub use publish::{MESSAGES_MAX, batch_from_proto, failure_kind};
+pub use publish::{
+    MESSAGES_MAX, PublishTerms, batch_from_proto, failure_kind, publish_terms_from_proto, routing_from_proto,
+};
+pub use spec::{binding_to_proto, spec_to_proto};
 pub use time::duration_to_proto;
 pub use trace::trace_from_metadata;
 pub use verdict::{IDS_MAX, InvalidVerdict, extension_from_proto, settlement_from_proto};
@@ -37,6 +42,11 @@ pub const CAUSATION_ID_HEADER: &str = "x-sidebus-causation-id";
 const SHORT_BYTES_MAX: usize = 255;
 /// Longest name of a header in bytes.
 const HEADER_NAME_BYTES_MAX: usize = 128;
+
+/// A label without control characters: it goes into log lines and headers.
+pub(in crate::grpc) fn label(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
 
 #[cfg(test)]
 mod laws;

@@ -8,7 +8,7 @@ pub(crate) type Problems = Vec<String>;
 /// A room and the rooms that it may name. What is not here may name nothing.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["app", "cli", "config", "runtime", "telemetry"]),
-    ("cli", &["app", "config", "domain", "grpc", "runtime", "telemetry"]),
+    ("cli", &["app", "broker", "config", "domain", "grpc", "runtime", "telemetry"]),
     (
         "app",
         &[

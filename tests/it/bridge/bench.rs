@@ -1,6 +1,6 @@
 //! A running bridge on the embedded broker, with paused time and every accident at hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,16 +9,17 @@ use sidebus::bridge::{
     StreamEnd, SubscriptionState,
 };
 use sidebus::broker::memory::{MemoryBroker, MemoryOptions};
-use sidebus::broker::{Confirm, Publication, Routing};
+use sidebus::broker::{Broker, Confirm, Publication, Routing, SessionId};
+use sidebus::domain::delivery_id::DeliveryIds;
 use sidebus::domain::ledger::DeliveryId;
 use sidebus::domain::message::{Headers, Message, Properties};
 use sidebus::domain::name::{ExchangeName, QueueName, SubscriptionName};
 use sidebus::domain::subscription::{
     Binding, DeadLetterSettings, DeliverySettings, QueueSettings, RetrySettings, Subscription,
 };
-use sidebus::domain::topology::{self, Exchange, ExchangeKind, TopologyMode};
+use sidebus::domain::topology::{self, Exchange, ExchangeKind, Plan, Step, TopologyMode};
 use sidebus::domain::verdict::Verdict;
-use sidebus::runtime::{Phases, Tasks};
+use sidebus::runtime::{Phases, Tasks, unix_ms};
 
 /// Every wait of a test ends here, on the paused clock.
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -37,8 +38,8 @@ pub(super) fn queue(name: &str) -> QueueName {
     QueueName::parse(name).unwrap()
 }
 
-fn dead_letter() -> DeadLetterSettings {
-    DeadLetterSettings { exchange: ExchangeName::parse("dlx").unwrap(), queue: queue("dlq") }
+pub(super) fn dead_letter() -> DeadLetterSettings {
+    DeadLetterSettings::shared(ExchangeName::parse("dlx").unwrap(), queue("dlq"))
 }
 
 pub(super) fn subscription(name: &str, pattern: &str) -> Subscription {
@@ -48,44 +49,65 @@ pub(super) fn subscription(name: &str, pattern: &str) -> Subscription {
             name: queue(name),
             queue_type: None,
             durable: None,
-            auto_delete: false,
-            exclusive: false,
+            auto_delete: None,
+            exclusive: None,
             arguments: Headers::new(),
         },
+        exchange: ExchangeName::parse("events").unwrap(),
         bindings: vec![Binding {
             exchange: ExchangeName::parse("events").unwrap(),
             routing_key: pattern.to_owned(),
             arguments: Headers::new(),
         }],
         delivery: DeliverySettings::default(),
-        retry: RetrySettings { max_attempts: 3, delay: Duration::from_secs(1) },
+        unbind: Vec::new(),
+        retry: RetrySettings { max_attempts: 3, ..RetrySettings::default() },
         dead_letter: dead_letter(),
     }
+}
+
+/// A broker where nobody has been before.
+pub(super) fn broker() -> MemoryBroker {
+    MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 })
+}
+
+/// A broker where somebody else has made these already.
+pub(super) async fn broker_with(steps: Vec<Step>) -> MemoryBroker {
+    let broker = broker();
+    let session = broker.connect(SessionId(1)).await.unwrap();
+    session.apply(Arc::new(Plan { mode: TopologyMode::Create, steps })).await.unwrap();
+    broker
 }
 
 impl Bench {
     /// A bridge with the subscription `work`, bound to everything.
     pub(super) fn start() -> Self {
-        Self::on(MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 }))
+        Self::on(broker())
     }
 
     /// As `start`, on a broker that may have seen another bridge before.
     pub(super) fn on(broker: MemoryBroker) -> Self {
+        Self::with(broker, vec![subscription("work", "#")], &[])
+    }
+
+    /// As `on`, with these subscriptions, and exchanges beside that of events.
+    pub(super) fn with(broker: MemoryBroker, subscriptions: Vec<Subscription>, others: &[Exchange]) -> Self {
         let (tasks, phases) = (Tasks::default(), Phases::default());
         let events = Exchange::durable(ExchangeName::parse("events").unwrap(), ExchangeKind::Topic);
         let settings = BridgeSettings {
+            ids: Arc::new(Mutex::new(DeliveryIds::begin(unix_ms(), None).unwrap())),
             broker: Arc::new(broker.clone()),
-            shared: topology::shared(TopologyMode::Create, events, &[], &dead_letter()),
+            shared: topology::shared(TopologyMode::Create, events, others, &dead_letter()),
             topology: TopologyMode::Create,
             namespace: "sidebus".to_owned(),
             by: "test 0".to_owned(),
-            subscriptions: vec![subscription("work", "#")],
+            subscriptions,
             reconnect: (Duration::from_millis(200), Duration::from_secs(10)),
             close_within: Duration::from_secs(2),
             drain_grace: Duration::from_secs(18),
             publish: PublishLimits { lanes: 2, batch_max: 16, in_flight_max: 1_000, in_flight_kib_max: 1_000 },
         };
-        let bridge = Bridge::start(settings, &tasks, &phases.watch()).unwrap();
+        let bridge = Bridge::start(settings, &tasks, &phases.watch());
         Self { broker, bridge, phases, tasks }
     }
 
@@ -149,6 +171,15 @@ impl Bench {
             }
         }
         panic!("queue {name} has {:?} (ready, unacked) and not {:?}", depth(), (ready, unacked));
+    }
+}
+
+/// Lets time go by, on the paused clock, step by step so that everybody acts in time.
+pub(super) async fn pass(time: Duration) {
+    let step = Duration::from_millis(50);
+    let mut clock = tokio::time::interval(step);
+    for _ in 0..time.as_millis() / step.as_millis() {
+        clock.tick().await;
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use sidebus::bridge::{AttachRequest, Results, Said};
+use sidebus::bridge::{AttachRequest, Hangup, Results, Said};
 use sidebus::broker::BrokerError;
 use sidebus::domain::ledger::Outcome;
+use sidebus::domain::message::{Headers, Value};
 use sidebus::domain::name::SubscriptionName;
+use sidebus::domain::topology::{Named, Queue, Step};
 use sidebus::domain::verdict::Verdict;
+use sidebus::runtime::Phase;
 
-use super::bench::{Bench, bodies, ids, until};
+use super::bench::{Bench, bodies, broker_with, ids, queue, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_window_and_a_lost_session_leave_the_subscription_alive() {
@@ -118,4 +121,47 @@ async fn a_hundred_releases_are_held_each_and_cost_neither_attempt_nor_message()
     handler.ack(&ids(&got)).await;
     bench.depth_becomes("work", 0, 0).await;
     bench.depth_becomes("dlq", 0, 0).await;
+}
+
+/// The work queue as somebody else has made it: with a limit of its own, and no place for what it gives up.
+fn limited(limit: i64) -> Step {
+    let arguments = Headers::from([
+        ("x-queue-type".to_owned(), Value::text("quorum")),
+        ("x-delivery-limit".to_owned(), Value::Int64(limit)),
+    ]);
+    let (name, named) = (queue("work"), Named::new());
+    Step::Queue(Queue { name, durable: true, auto_delete: false, exclusive: false, arguments, named })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adopted_queue_never_comes_to_its_own_limit() {
+    for limit in [2, 10] {
+        let mut bench = Bench::on(broker_with(vec![limited(limit)]).await);
+        bench.publish(&["a"]).await;
+        let mut handler = bench.join(10).await;
+        for _ in 0..15 {
+            let got = handler.receive(1).await;
+            assert_eq!(got[0].seen.record.attempt(), 1, "limit {limit}");
+            handler.say(&ids(&got), Verdict::Release).await;
+        }
+        handler.receive(1).await;
+        for _ in 0..15 {
+            handler.attached.voice.hang_up(Hangup::Lost).await;
+            handler = bench.join(10).await;
+            handler.receive(1).await;
+        }
+        for _ in 0..15 {
+            bench.phases.enter(Phase::Intake);
+            bench.bridge.registry.close();
+            bench.phases.enter(Phase::Drain);
+            bench.phases.enter(Phase::GiveBack);
+            bench.bridge.all_ended.wait().await;
+            bench.depth_becomes("work", 1, 0).await;
+            bench.phases.enter(Phase::Close);
+            bench = Bench::on(bench.broker.clone());
+            bench.connected().await;
+            let got = bench.join(10).await.receive(1).await;
+            assert_eq!((bodies(&got), got[0].seen.record.attempt()), (vec!["a".to_owned()], 1), "limit {limit}");
+        }
+    }
 }

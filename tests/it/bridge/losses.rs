@@ -22,17 +22,39 @@ async fn a_lost_session_revokes_tells_and_hands_out_again_with_the_same_attempt(
 
     let (reason, revoked) = handler.find(|frame| frame.revocations.first().cloned()).await;
     assert_eq!((reason, revoked), (RevocationReason::BrokerLost, ids(&got)));
-    handler.ack(&ids(&got)).await;
-    let outcomes: Vec<Outcome> = handler
-        .find(|frame| (!frame.results.is_empty()).then(|| frame.results.iter().map(|r| r.outcome).collect()))
-        .await;
-    assert_eq!(outcomes, [Outcome::LeaseLost, Outcome::LeaseLost]);
     let again = handler.receive(2).await;
     assert_eq!(bodies(&again), ["a", "b"]);
     assert!(again.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
     handler.ack(&ids(&again)).await;
     bench.depth_becomes("work", 0, 0).await;
     assert_eq!(handler.state, Some(SubscriptionState::Active));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_acked_after_its_session_was_lost_is_acked_again_and_handed_out_to_nobody() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(3).await;
+
+    bench.broker.faults().refuse_connects(refused());
+    bench.broker.faults().break_sessions("cut");
+    handler.find(|frame| frame.revocations.first().cloned()).await;
+    handler.ack(&ids(&got)[..2]).await;
+    let outcomes: Vec<Outcome> = handler
+        .find(|frame| (!frame.results.is_empty()).then(|| frame.results.iter().map(|r| r.outcome).collect()))
+        .await;
+    assert_eq!(outcomes, [Outcome::LeaseLost, Outcome::LeaseLost], "nobody knows yet");
+    bench.broker.faults().accept_connects();
+
+    let again = handler.receive(1).await;
+    assert_eq!(bodies(&again), ["c"]);
+    bench.depth_becomes("work", 0, 1).await;
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
+    // Equal to one that was done, and another message: it was never handed out before.
+    bench.publish(&["a"]).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]

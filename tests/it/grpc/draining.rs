@@ -1,14 +1,20 @@
 //! How a sidecar stops under its handlers: told, settled or given back, and ended within its time.
 
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
 use sidebus::app::Ended;
 use sidebus::grpc::proto::sidebus::v1;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::WORK;
 use crate::support::errors::refused;
 use crate::support::eventually;
+use crate::support::handler::Handler;
 use crate::support::sidecar::Sidecar;
-use crate::support::words::{ack, message, open, open_window, settle};
+use crate::support::words::{ack, leave, message, open, open_window, settle};
 
 /// A handler has next to no time, so that a test of its end need not wait.
 const SHORT: &str = "[shutdown]\nintake = \"0s\"\ndrain = \"200ms\"\nreturn = \"2s\"\nclose = \"3s\"\n";
@@ -119,4 +125,47 @@ async fn a_retry_during_the_drain_is_stored_before_the_end() {
     assert_eq!(sidecar.ended().await, Ended::Drained);
     // The embedded broker outlives the sidecar, and the slot brings the copy home without it.
     eventually("the copy", async || (sidecar.depth("work").ready == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_path_of_the_socket_is_free_before_nobody_listens_there_and_the_successor_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let door = format!("[grpc]\nunix_socket = {:?}\n", path.to_str().unwrap());
+    let slow = "[shutdown]\nbudget = \"60s\"\nclose = \"10s\"\n";
+    let mut sidecar = Sidecar::start(&format!("{WORK}{door}{slow}")).await;
+    let mut health = HealthClient::new(sidecar.channel().await);
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+
+    sidecar.stop().await;
+
+    // Closing waits for the rpc that is still open; by then nobody is let in any more.
+    let successor = eventually("a free path", async || UnixListener::bind(&path).ok()).await;
+    let next = async { while watch.message().await.is_ok_and(|told| told.is_some()) {} };
+    assert!(tokio::time::timeout(Duration::from_millis(200), next).await.is_err(), "the predecessor lives");
+    assert_eq!(sidecar.ended().await, Ended::Drained);
+    assert!(path.exists(), "it belongs to the successor");
+    drop(successor);
+}
+
+/// Stops when the last handler has left.
+const JOB: &str = "[shutdown]\nexit_when_idle = true\nclose = \"3s\"\n";
+
+#[tokio::test]
+async fn a_handler_that_leaves_and_is_gone_at_once_has_left() {
+    let mut sidecar = Sidecar::start(&format!("{WORK}{JOB}")).await;
+    let handler = sidecar.handler(open("work")).await;
+    handler.say(leave()).await;
+    drop(handler);
+    assert_eq!(sidecar.ended().await, Ended::Drained);
+}
+
+#[tokio::test]
+async fn a_handler_that_leaves_with_its_first_frame_has_left() {
+    let mut sidecar = Sidecar::start(&format!("{WORK}{JOB}")).await;
+    let first = v1::SubscribeRequest { open: Some(open("work")), ..leave() };
+    let mut handler = Handler::join_with(sidecar.port(), first).await.unwrap();
+    handler.end().await.unwrap();
+    assert_eq!(sidecar.ended().await, Ended::Drained);
 }

@@ -37,7 +37,8 @@ async fn a_retry_comes_back_as_attempt_two_and_shows_what_attempt_one_showed() {
     handler.say(settle([first.id], retry("DB_TIMEOUT", None))).await;
     let second = handler.delivery().await;
 
-    assert!(begun.elapsed() >= Duration::from_secs(1), "early: {:?}", begun.elapsed());
+    // The policy's second, less the jitter of a fifth.
+    assert!(begun.elapsed() >= Duration::from_millis(800), "early: {:?}", begun.elapsed());
     assert_eq!((second.attempt, second.id == first.id), (2, false));
     assert_eq!(second.message, first.message);
     assert_eq!(second.queue, first.queue);
@@ -79,8 +80,8 @@ async fn a_handlers_own_delay_is_kept_and_zero_is_the_shortest() {
         let again = handler.delivery().await;
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(least), "{delay} ms: early after {took:?}");
-        // Not the policy's second.
-        assert!(took < Duration::from_secs(1), "{delay} ms: late after {took:?}");
+        // Not the policy's.
+        assert!(took < Duration::from_millis(800), "{delay} ms: late after {took:?}");
         handler.say(settle([again.id], release())).await;
     }
 }

@@ -4,6 +4,7 @@ mod draining;
 mod ending;
 mod failing;
 mod opening;
+mod publish_stream;
 mod publishing;
 mod services;
 mod verdicts;

@@ -6,9 +6,10 @@ use tonic::Code;
 
 use super::WORK;
 use crate::support::errors::refused;
+use crate::support::eventually;
 use crate::support::handler::{Handler, begin};
 use crate::support::sidecar::Sidecar;
-use crate::support::words::{ack, message, open, open_window, settle};
+use crate::support::words::{ack, leave, message, open, open_window, settle};
 
 const TWO: &str = "[queues.work]\nbindings = [\"work.#\"]\n[queues.copy]\nbindings = [\"work.#\"]\n";
 
@@ -41,7 +42,7 @@ async fn a_window_above_prefetch_max_is_cut_to_it() {
 async fn a_first_frame_without_open_breaks_the_protocol() {
     let sidecar = Sidecar::start(WORK).await;
     let first = settle([1], ack());
-    let joined = Handler::join_with(sidecar.addresses.grpc.port(), first).await;
+    let joined = Handler::join_with(sidecar.port(), first).await;
     refused(joined, Code::InvalidArgument, "PROTOCOL_VIOLATION");
 }
 
@@ -158,6 +159,34 @@ async fn the_first_of_two_declarations_wins() {
 }
 
 #[tokio::test]
+async fn handlers_take_neither_the_queue_nor_the_letters_of_another_subscription() {
+    let tables = format!(
+        "{WORK}[queues.own]\ndead_letter = {{ scope = \"per_queue\", queue = \"own-letters\" }}\n[queues.tapped]\ndead_letter = {{ exchange = \"its.dlx\" }}\n"
+    );
+    let sidecar = Sidecar::start(&tables).await;
+    let per_queue = v1::DeadLetterScope::PerQueue.into();
+    let letters = |queue: &str| {
+        let policy = v1::DeadLetterPolicy { queue: queue.to_owned(), scope: per_queue, ..Default::default() };
+        v1::SubscriptionSpec { dead_letter: Some(policy), ..Default::default() }
+    };
+    let tap = v1::Binding { exchange: "its.dlx".to_owned(), ..Default::default() };
+    for (spec, other) in [
+        (v1::SubscriptionSpec { bindings: vec![tap], ..Default::default() }, "tapped"),
+        (v1::SubscriptionSpec { queue: "work".to_owned(), ..Default::default() }, "work"),
+        (v1::SubscriptionSpec { queue: "own-letters".to_owned(), ..Default::default() }, "own"),
+        (letters("work"), "work"),
+        (letters("own-letters"), "own"),
+    ] {
+        let why = refused(sidecar.try_handler(declare("mine", spec)).await, Code::InvalidArgument, "INVALID_REQUEST");
+        assert!(
+            why.text.contains(&format!("subscription {other}")) || why.text.contains(&format!("with {other}")),
+            "{why:?}"
+        );
+    }
+    sidecar.handler(declare("mine", letters("mine.dlq"))).await;
+}
+
+#[tokio::test]
 async fn where_handlers_may_not_declare_a_new_subscription_is_refused() {
     let sidecar = Sidecar::start(&format!("{WORK}[grpc]\nhandlers_may_declare = false\n")).await;
     let why =
@@ -186,4 +215,19 @@ async fn nonsense_as_the_first_frame_hurts_nobody_else() {
     begin(sidecar.channel().await, vec![bytes.into()]).await.unwrap();
     sidecar.publish([message("work.A", "1")]).await;
     handler.delivery().await;
+}
+
+#[tokio::test]
+async fn a_declaration_is_free_again_after_its_last_handler() {
+    let sidecar = Sidecar::start("").await;
+    let mut first = sidecar.handler(declare("mine", spec("mine.#"))).await;
+    sidecar.publish([message("mine.A", "1")]).await;
+    let delivery = first.deliveries(1).await.remove(0);
+    first.say(settle([delivery.id], ack())).await;
+    first.say(leave()).await;
+    first.end().await.unwrap();
+    eventually("another declaration", async || {
+        sidecar.try_handler(declare("mine", spec("yours.#"))).await.ok().map(drop)
+    })
+    .await;
 }

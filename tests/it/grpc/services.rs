@@ -32,10 +32,6 @@ async fn what_comes_later_is_unimplemented_with_a_reason() {
     refused(consumer.settle(v1::SettleRequest::default()).await, code, "FEATURE_UNAVAILABLE");
     let request = v1::CallRequest { message: Some(message("work.A", "1")) };
     refused(CallServiceClient::new(channel).call(request).await, code, "FEATURE_UNAVAILABLE");
-    let items = stream::iter([v1::PublishStreamRequest::default()]);
-    let published = sidecar.publisher().await.publish_stream(items).await;
-    let why = refused(published, code, "FEATURE_UNAVAILABLE");
-    assert!(why.text.contains("Publish"), "{why:?}");
 }
 
 #[tokio::test]
@@ -85,4 +81,56 @@ async fn health_follows_readiness_for_the_server_and_each_service() {
         let request = HealthCheckRequest { service: service.to_owned() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, SERVING, "{service}");
     }
+}
+
+/// A publish to a sidecar that is called by this name.
+async fn publish_as(sidecar: &Sidecar, name: &str) -> Result<(), tonic::Status> {
+    let address = format!("http://{}", sidecar.addresses.grpc.expect("a TCP door"));
+    let origin = format!("http://{name}").parse().unwrap();
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().origin(origin).connect().await.unwrap();
+    let request = v1::PublishRequest { messages: vec![message("work.A", "1")], options: None };
+    let mut publisher = v1::publisher_service_client::PublisherServiceClient::new(channel);
+    publisher.publish(request).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_door_on_loopback_answers_to_its_own_names_only() {
+    let sidecar = Sidecar::start(WORK).await;
+    sidecar.ready().await;
+    for name in ["localhost", "LOCALHOST:7672", "127.0.0.1:1", "[::1]:7672"] {
+        publish_as(&sidecar, name).await.unwrap_or_else(|status| panic!("{name}: {status:?}"));
+    }
+    for name in ["evil.example", "evil.example:7672", "localhost.evil.example"] {
+        let why = refused(publish_as(&sidecar, name).await, Code::PermissionDenied, "NOT_ALLOWED");
+        assert!(why.text.contains("grpc.allowed_authorities"), "{why:?}");
+    }
+}
+
+#[tokio::test]
+async fn further_names_are_a_setting() {
+    let names = "[grpc]\nallowed_authorities = [\"sidecar.shop\", \"127.0.0.1\"]\n";
+    let sidecar = Sidecar::start(&format!("{WORK}{names}")).await;
+    sidecar.ready().await;
+    publish_as(&sidecar, "sidecar.shop:7672").await.unwrap();
+    refused(publish_as(&sidecar, "localhost").await, Code::PermissionDenied, "NOT_ALLOWED");
+}
+
+#[tokio::test]
+async fn calls_at_a_time_on_one_connection_are_a_setting() {
+    let sidecar = Sidecar::start(&format!("{WORK}[limits]\nstreams_per_connection = 1\n")).await;
+    sidecar.ready().await;
+    let channel = sidecar.channel().await;
+    let mut consumer = ConsumerServiceClient::new(channel.clone());
+    let (requests, waiting) = tokio::sync::mpsc::channel(1);
+    let open = v1::SubscribeOpen { subscription: "work".to_owned(), ..Default::default() };
+    requests.send(v1::SubscribeRequest { open: Some(open), ..Default::default() }).await.unwrap();
+    let stream = consumer.subscribe(tokio_stream::wrappers::ReceiverStream::new(waiting)).await.unwrap();
+    // The only place is taken: the next call waits until the first one ends.
+    let mut health = HealthClient::new(channel);
+    let second = health.check(HealthCheckRequest { service: String::new() });
+    tokio::pin!(second);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut second).await;
+    assert!(early.is_err(), "{early:?}");
+    drop((stream, requests));
+    crate::support::within("the second call", second).await.unwrap();
 }

@@ -125,6 +125,7 @@ async fn names_have_one_prefix_and_labels_are_closed_sets() {
         ("attempt", &["1", "2", "3_5", "6_up"]),
         ("cause", &["rejected_by_handler", "max_attempts", "settle_timeout", "expired"]),
         ("reason", &["left", "lost", "slow_reader", "protocol", "draining", "mismatch"]),
+        ("kind", &["exchange", "queue", "binding"]),
         ("outcome", &["applied", "stale", "unknown_delivery"]),
     ]);
     for sample in &samples {

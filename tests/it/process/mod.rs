@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod commands;
+mod configuration;
 mod metrics;
 mod outage;
 mod readiness;
 mod refusing;
 mod running;
+mod sockets;
+mod topology;
 
 /// One subscription `work` for `work.#`.
 const WORK: &str = "[queues.work]\nbindings = [\"work.#\"]\n";

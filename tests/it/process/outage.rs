@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::WORK;
 use crate::support::errors::refused;
+use crate::support::eventually;
 use crate::support::handler::Handler;
 use crate::support::process::Place;
 use crate::support::sidecar::channel;
@@ -27,8 +28,13 @@ async fn without_a_broker_the_process_stays_and_says_why() {
     let place = Place::free_ports().file("sidebus.toml", WORK).with("BUS_BACKEND", "amqp");
     let place = place.with("AMQP_URL", &format!("amqp://app:{CANARY}@{address}"));
     let mut daemon = place.daemon(&[]).await;
-    // It tries again.
-    daemon.process.stderr.find("\"failures\":2").await;
+    eventually("it has tried again and again", async || {
+        let (_, page) = daemon.get("/metrics").await;
+        let tries =
+            page.lines().find_map(|line| line.strip_prefix("sidebus_broker_reconnects_total{")?.rsplit(' ').next());
+        tries.and_then(|tries| tries.parse::<u32>().ok()).filter(|tries| *tries >= 3).map(drop)
+    })
+    .await;
 
     assert_eq!(daemon.get("/livez").await.0, 200);
     assert_eq!(daemon.get("/startupz").await.0, 200);
@@ -55,6 +61,7 @@ async fn without_a_broker_the_process_stays_and_says_why() {
     handler.end().await.unwrap();
     let said = daemon.process.end().await;
     assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.stderr.matches("no session to the broker").count(), 1, "the same reason is said once a minute");
     for (place, text) in [("logs", &said.stderr), ("metrics", &metrics), ("readyz", &why)] {
         assert!(!text.contains(CANARY), "{place}: {text}");
     }

@@ -80,3 +80,34 @@ async fn the_health_listener_has_probes_and_metrics_and_nothing_else() {
         assert_eq!(http::get(&address, path).await.unwrap().0, status, "{path}");
     }
 }
+
+#[tokio::test]
+async fn no_answer_says_where_the_broker_is_if_that_is_asked_for() {
+    for (redact, is_told) in [(false, true), (true, false)] {
+        let broker = MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 });
+        let endpoint = "amqp://rabbit.internal:5672/orders".to_owned();
+        let faults = broker.faults();
+        faults.refuse_connects(BrokerError::Unreachable { endpoint, reason: "nobody is there".to_owned() });
+        let health = format!("[health]\nlisten = \"127.0.0.1:0\"\n[telemetry]\nredact_topology = {redact}\n");
+        let sidecar = Sidecar::start_over(broker, &format!("{WORK}{health}")).await;
+        sees_the_loss(&sidecar).await;
+        let (status, text) = readyz(&sidecar).await;
+        assert_eq!(status, NOT_READY);
+        assert_eq!(text.contains("rabbit.internal") || text.contains("orders"), is_told, "{text}");
+        assert!(text.starts_with("not ready: ") && text.contains("hint:"), "{text}");
+        let address = sidecar.addresses.health.unwrap().to_string();
+        let (status, verbose) = http::get(&address, "/readyz?verbose").await.unwrap();
+        assert_eq!((status, verbose.ends_with(&text)), (NOT_READY, true), "{verbose}");
+        assert_eq!(verbose.contains("rabbit.internal"), is_told, "{verbose}");
+        assert!(verbose.starts_with("[+]process\n[-]broker: "), "{verbose}");
+
+        faults.accept_connects();
+        answers(&sidecar, READY).await;
+        let (_, verbose) = http::get(&address, "/readyz?verbose").await.unwrap();
+        let place = if is_told { " at memory" } else { "" };
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(verbose, format!("[+]process\n[+]broker: Sidebus memory {version}{place}\nready\n"));
+        let (_, metrics) = http::get(&sidecar.addresses.health.unwrap().to_string(), "/metrics").await.unwrap();
+        assert!(!metrics.contains("rabbit.internal"), "{metrics}");
+    }
+}

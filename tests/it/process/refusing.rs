@@ -74,7 +74,8 @@ async fn validate_tells_good_settings_from_surprising_ones() {
     for args in [&["validate"][..], &["validate", "--deny-warnings"]] {
         let said = good.run(args).await;
         assert_eq!(said.code, 0, "{said:?}");
-        assert!(said.stderr.contains("settings are valid"), "{said:?}");
+        let words = "settings are valid: 1 subscription, 4 values given, 0 warnings";
+        assert!(said.stderr.contains(words), "{said:?}");
     }
     let surprising = Place::memory().file("sidebus.toml", &format!("{WORK}auto_delete = true\n"));
     let said = surprising.run(&["validate"]).await;
@@ -112,5 +113,27 @@ async fn usage_errors_differ_from_answers() {
     assert_eq!(help.code, 0);
     for command in ["run", "dev", "validate", "pub", "sub", "healthcheck"] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_the_wrong_place_of_a_command_line_is_not_shown_with_its_login() {
+    const STRAY: &str = "amqp://u:canary@127.0.0.1:1";
+    for args in [
+        &["run", "--set", STRAY][..],
+        &["run", "-c", STRAY],
+        &["validate", "--backend", STRAY],
+        &["pub", "k", "body", "--endpoint", STRAY],
+        &["pub", "k", "-H", STRAY],
+        &["sub", "k", "--timeout", STRAY],
+        &["healthcheck", "--admin-endpoint", STRAY],
+        &["healthcheck", "--probe", STRAY],
+        &["config", "explain", STRAY],
+        &["config", "explain", "exchanges.\"amqp://u:canary@127.0.0.1:1\".type"],
+        &["topology", "plan", "--subscription", STRAY],
+    ] {
+        let said = Place::memory().run(args).await;
+        assert!(!said.stdout.contains("canary") && !said.stderr.contains("canary"), "{args:?}: {said:?}");
+        assert!(format!("{said:?}").contains("***"), "{args:?}: {said:?}");
     }
 }

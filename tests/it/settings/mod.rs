@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use sidebus::config::{
-    AmqpSettings, Backend, Command, ListenAddress, LoadRequest, Loaded, LogFormat, Problems, Readiness, load,
-    worked_example,
+    AmqpSettings, Backend, Command, ListenAddress, LoadRequest, Loaded, LogFormat, Login, Origin, Problems, Readiness,
+    load, show, worked_example,
 };
 use sidebus::domain::message::{Headers, Value};
 use sidebus::domain::name::{ExchangeName, QueueName};
@@ -17,8 +17,16 @@ use sidebus::domain::subscription::{Binding, DeadLetterSettings, QueueType, Subs
 use sidebus::domain::topology::{Exchange, ExchangeKind, TopologyMode};
 use tempfile::TempDir;
 
+mod bad_input;
+mod examples;
+mod faults;
+mod keys;
+mod links;
+mod management;
 mod problems;
+mod queues;
 mod secrets;
+mod showing;
 mod sources;
 mod values;
 
@@ -82,6 +90,9 @@ impl Scene {
     }
 }
 
+/// The example of a service in production.
+const PRODUCTION: &str = include_str!("../../../config/production.toml");
+
 const MEMORY: (&str, &str) = ("BUS_BACKEND", "memory");
 
 fn amqp(loaded: &Loaded) -> &AmqpSettings {
@@ -92,7 +103,16 @@ fn amqp(loaded: &Loaded) -> &AmqpSettings {
 }
 
 fn login(amqp: &AmqpSettings) -> (&str, &str) {
-    (amqp.username.expose_secret(), amqp.password.expose_secret())
+    match &amqp.login {
+        Login::Password { username, password } => (username.expose_secret(), password.expose_secret()),
+        Login::Token(token) => ("", token.expose_secret()),
+        Login::Certificate => ("", ""),
+    }
+}
+
+/// The first node.
+fn node(amqp: &AmqpSettings) -> (&str, u16) {
+    (amqp.nodes[0].host.as_str(), amqp.nodes[0].port)
 }
 
 fn subscription<'a>(loaded: &'a Loaded, name: &str) -> &'a Subscription {

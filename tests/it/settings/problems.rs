@@ -31,11 +31,11 @@ queue_type = "quorum"
     assert_eq!(problems.len(), 5);
     insta::assert_snapshot!(problems, @r#"
     settings: 5 problems
-      bus.amqp.heartbeat = "soon"                 sidebus.toml:7     not a duration                                               hint: write "10s"
-      bus.amqp.prefetch_count = 0                 sidebus.toml:6     must be 1 to 65535                                           hint: 100 suits most handlers
-      bus.amqp.urll                               sidebus.toml:5     unknown key                                                  hint: did you mean bus.amqp.url?
-      queues.player-projector.exclusive = true    sidebus.toml:10    contradicts queues.player-projector.queue_type = "quorum"    hint: leave queue_type out
-      queues.player-projector.type                sidebus.toml:9     unknown key                                                  hint: did you mean queues.player-projector.queue_type?
+      bus.amqp.heartbeat = "soon"                 sidebus.toml:7     not a duration                       hint: the units are d, h, m, s and ms, such as "10s" or "1h30m"
+      bus.amqp.prefetch_count = 0                 sidebus.toml:6     must be 1 to 65535                   hint: 100 suits most handlers
+      bus.amqp.urll                               sidebus.toml:5     unknown key                          hint: did you mean bus.amqp.url?
+      queues.player-projector.exclusive = true    sidebus.toml:10    contradicts queue_type = "quorum"    hint: leave queue_type out
+      queues.player-projector.type                sidebus.toml:9     unknown key                          hint: did you mean queues.player-projector.queue_type?
     "#);
 }
 
@@ -45,12 +45,12 @@ fn a_file_that_was_asked_for_and_is_missing_is_a_problem() {
     scene.request.files = vec!["gone.toml".into()];
     insta::assert_snapshot!(scene.problems(), @r#"
     settings: 1 problem
-      gone.toml    -c    cannot be read: entity not found
+      gone.toml    -c    cannot be read: no such file
     "#);
     let scene = Scene::bare().with(&[MEMORY, ("BUS_CONFIG", "gone.toml")]);
     insta::assert_snapshot!(scene.problems(), @r#"
     settings: 1 problem
-      gone.toml    BUS_CONFIG    cannot be read: entity not found
+      gone.toml    BUS_CONFIG    cannot be read: no such file
     "#);
 }
 
@@ -116,7 +116,7 @@ insecure = true
     bus.amqp.url: plain AMQP to "rabbit": password and messages can be read on the way; write amqps:// (AMQP_URL)
     bus.amqp.url: the address ends in a slash, which is the vhost with the empty name; leave the slash out for "/" (AMQP_URL)
     grpc.insecure: 0.0.0.0:7672 is open to everybody who reaches it, in plaintext and without identity (sidebus.toml:10)
-    queues.a.arguments: more than 10 priorities cost memory and time on the broker (sidebus.toml:6)
+    queues.a.arguments: x-max-priority: more than 10 priorities cost memory and time on the broker (sidebus.toml:6)
     queues.a.auto_delete: the queue and its backlog go with the last consumer, also when the link is lost (sidebus.toml:4)
     queues.a.durable: the queue and its messages are gone when the broker restarts (sidebus.toml:5)
     queues.a.max_lease: RabbitMQ takes deliveries back after 30m unless its consumer_timeout was raised (sidebus.toml:7)
@@ -167,23 +167,22 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "[grpc]\nlisten = \"off\"",
-        "grpc.listen = \"off\" sidebus.toml:4 without it handlers have no door: a Unix socket is not supported in this release",
+        "grpc.listen = \"off\" sidebus.toml:4 is off, and there is no socket: handlers have no door hint: set grpc.unix_socket, or an address",
     ),
     (
         "[health]\nlisten = \"127.0.0.1:7672\"",
         "health.listen = \"127.0.0.1:7672\" sidebus.toml:4 grpc.listen has the address 127.0.0.1:7672 already",
     ),
     (
-        "[grpc]\nunix_socket = \"/run/s\"",
-        "grpc.unix_socket sidebus.toml:4 not supported in this release hint: listen on a loopback address",
+        "[admin]\nunix_socket = \"/run/s\"",
+        "admin.unix_socket sidebus.toml:4 not supported in this release hint: listen on a loopback address",
     ),
-    ("state_dir = \"/var\"", "bus.state_dir sidebus.toml:3 not supported in this release hint: leave it out"),
     ("[bus.ampq]\nhost = \"x\"", "bus.ampq sidebus.toml:3 unknown key hint: did you mean bus.amqp.host?"),
     ("amqp = \"canary\"", "bus.amqp sidebus.toml:3 must be a table of keys"),
     ("[queues.a]\ndurable = \"yes\"", "queues.a.durable = \"yes\" sidebus.toml:4 must be true or false"),
     (
         "[queues.\"a b\"]\ndurable = true",
-        "queues.\"a b\" sidebus.toml:3 contains ' '; letters, digits, '-', '_' and '.' are allowed hint: choose a plain name here, and set `queue` to the queue's own",
+        "queues.\"a b\" sidebus.toml:3 contains ' '; letters from a to z, digits, '-', '_' and '.' are allowed hint: choose a plain name here, and set `queue` to the queue's own",
     ),
     (
         "[queues.a]\nbindings = [\"x\", { routingkey = \"y\" }]",
@@ -191,23 +190,35 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "[queues.a]\nauto_delete = true\narguments = { x-queue-type = \"quorum\" }",
-        "queues.a.auto_delete = true sidebus.toml:4 contradicts queues.a.arguments.x-queue-type = \"quorum\" hint: leave arguments.x-queue-type out",
+        "queues.a.auto_delete = true sidebus.toml:4 contradicts arguments.x-queue-type = \"quorum\" hint: leave arguments.x-queue-type out",
     ),
     (
         "[queues.a]\nqueue_type = \"quorum\"\narguments = { x-max-priority = 5 }",
-        "queues.a.arguments = { … } sidebus.toml:5 x-max-priority contradicts queues.a.queue_type = \"quorum\" hint: leave queue_type out",
+        "queues.a.arguments = { … } sidebus.toml:5 x-max-priority: contradicts queue_type = \"quorum\" hint: leave queue_type out; quorum queues have priorities 0 to 31 without it from RabbitMQ 4.3 on",
     ),
     (
         "[queues.a]\nqueue_type = \"quorum\"\ndurable = false",
-        "queues.a.durable = false sidebus.toml:5 contradicts queues.a.queue_type = \"quorum\" hint: leave queue_type out",
+        "queues.a.durable = false sidebus.toml:5 contradicts queue_type = \"quorum\" hint: leave queue_type out",
     ),
     (
         "[queues.a]\nqueue_type = \"classic\"\narguments = { x-queue-type = \"classic\" }",
-        "queues.a.queue_type = \"classic\" sidebus.toml:4 is also in arguments as x-queue-type hint: keep one of the two",
+        "queues.a.queue_type = \"classic\" sidebus.toml:4 is also given as arguments.x-queue-type hint: keep one of the two",
     ),
     (
         "[queues.a]\nqueue_type = \"stream\"",
         "queues.a.queue_type = \"stream\" sidebus.toml:4 not supported in this release hint: one of quorum, classic",
+    ),
+    (
+        "[queues.a]\narguments = { x-queue-type = \"stream\" }",
+        "queues.a.arguments = { … } sidebus.toml:4 x-queue-type: streams are not supported in this release hint: leave it out for quorum",
+    ),
+    (
+        "[queues.a]\nqueue_type = \"stream\"\nmessage_ttl = \"1m\"\nmax_priority = 4",
+        "queues.a.queue_type = \"stream\" sidebus.toml:4 not supported in this release hint: one of quorum, classic",
+    ),
+    (
+        "[queues.a]\nbindings = [{ arguments = { x-match = \"some\" } }]",
+        "queues.a.bindings = [ … ] sidebus.toml:4 item 1: x-match must be one of all, any, all-with-x, any-with-x hint: leave it out for all",
     ),
     (
         "[queues.a]\narguments = { x-odds = nan }",
@@ -215,11 +226,11 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "[queues.a]\narguments = { x-delivery-limit = -1 }",
-        "queues.a.arguments = { … } sidebus.toml:4 x-delivery-limit must not be below 0 hint: without a limit one bad message can go round for ever",
+        "queues.a.arguments = { … } sidebus.toml:4 x-delivery-limit: must be a whole number of at least 0 hint: without a limit one bad message can go round for ever",
     ),
     (
         "[queues.a]\nexclusive = true\narguments = { x-delivery-limit = 20 }",
-        "queues.a.arguments = { … } sidebus.toml:5 x-delivery-limit is for quorum queues; these keys make a classic one hint: leave the argument out",
+        "queues.a.arguments = { … } sidebus.toml:5 x-delivery-limit: is for quorum queues, and exclusive = true makes this a classic one hint: leave one of the two out",
     ),
     (
         "[queues.a]\narguments = { x-dead-letter-exchange = \"d\" }\ndead_letter = { exchange = \"e\" }",
@@ -286,7 +297,7 @@ fn each_fault_of_an_address_has_its_own_words() {
         ("password = 123", "must be text, in quotes"),
         (
             "password_file = \"gone\"",
-            "the file cannot be read: entity not found hint: mount the secret, or correct the path",
+            "the file cannot be read: no such file hint: mount the secret, or correct the path",
         ),
         ("reconnect = { min_backoff = \"20s\" }", "must not be above bus.amqp.reconnect.max_backoff"),
     ] {
@@ -322,7 +333,7 @@ fn faults_of_variables_and_flags_name_them() {
       --set                       --set                      not a key                                                           hint: write --set bus.amqp.prefetch_count=50
       BUS__AMQP____HOST           BUS__AMQP____HOST          unknown key                                                         hint: levels are joined by two underscores
       bus.ampq                    BUS__AMPQ__HOST            unknown key                                                         hint: did you mean BUS__AMQP__HOST?
-      bus.amqp                    BUS__AMQP                  is a table of keys                                                  hint: set its keys one by one, or write TOML in { }
+      bus.amqp                    BUS__AMQP                  is a table of keys                                                  hint: set its keys one by one, or write TOML in { }, on one line
       bus.amqp.password           --set                      a secret is not taken from the command line, which others can read    hint: set BUS__AMQP__PASSWORD or its file
       bus.amqp.urll               BUS__AMQP__URLL            unknown key                                                         hint: did you mean AMQP_URL?
       bus.nonsense                --set bus.nonsense         unknown key
@@ -330,6 +341,7 @@ fn faults_of_variables_and_flags_name_them() {
       log.format = "xml"          --set log.format           must be one of auto, human, json
       queues.a.durable = "yes"    BUS__QUEUES__A__DURABLE    must be true or false
       telemetry.sample            BUS__TELEMETRY__SAMPLE     not supported in this release                                       hint: leave it out
+    warning: OTEL_SERVICE_NAME: is not used in this release: no traces are exported yet
     "#);
 }
 
@@ -358,39 +370,27 @@ fn keys_of_later_releases_are_known_and_refused() {
     let problems = Scene::new(
         r#"
 [bus]
-state_dir = "/var/lib/sidebus"
-[bus.amqp]
-host = "rabbit.prod.svc"
-vhost = "orders"
-tls = { require = true, ca_file = "/etc/sidebus/ca.crt" }
-topology = "verify"
-management = { url = "https://rabbit.prod.svc:15671" }
-[exchanges."billing.commands"]
-type = "direct"
-[queues.player-projector]
-queue = "prod.player-projector"
-bindings = ["player.#", { exchange = "billing.commands", routing_key = "player.credit" }]
-retry = { max_attempts = 8, max_backoff = "10m" }
-dead_letter = { scope = "per_queue" }
+backend = "memory"
+[retry.kill_switch]
+share = 0.4
 [dead_letter]
-archive_queue = "orders.archive"
-message_ttl = "720h"
-[grpc]
-unix_socket = "/run/sidebus/sidebus.sock"
+enabled = false
+[telemetry]
+sample = 0.5
+[queues.work]
+partition_count = 4
+[grpc.tls]
+cert_file = "/etc/tls.crt"
 "#,
     )
     .problems();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     let expected = [
-        "bus.amqp.management.url",
-        "bus.amqp.tls.ca_file",
-        "bus.amqp.tls.require",
-        "bus.state_dir",
-        "dead_letter.archive_queue",
-        "dead_letter.message_ttl",
-        "grpc.unix_socket",
-        "queues.player-projector.dead_letter.scope",
-        "queues.player-projector.retry.max_backoff",
+        "dead_letter.enabled",
+        "grpc.tls.cert_file",
+        "queues.work.partition_count",
+        "retry.kill_switch.share",
+        "telemetry.sample",
     ];
     assert_eq!(keys, expected);
     assert!(problems.iter().all(|problem| problem.why == "not supported in this release"));

@@ -23,14 +23,14 @@ fn secrets_come_from_files_without_the_newline_at_the_end() {
         .loaded();
     assert_eq!(login(amqp(&loaded)), ("app", " p@ss/word "));
     let loaded = Scene::bare().file("url", "amqps://u:p@localhost\n").with(&[("AMQP_URL_FILE", "url")]).loaded();
-    assert_eq!((amqp(&loaded).tls, amqp(&loaded).port, login(amqp(&loaded))), (true, 5671, ("u", "p")));
+    assert_eq!((amqp(&loaded).tls.is_some(), node(amqp(&loaded)).1, login(amqp(&loaded))), (true, 5671, ("u", "p")));
 }
 
 #[test]
 fn the_highest_layer_that_names_an_address_decides() {
     let file = "[bus.amqp]\nhost = \"from-file\"\nport = 1\nusername = \"file\"\npassword = \"file\"\n";
     let loaded = Scene::new(file).with(&[("AMQP_URL", "amqp://localhost")]).loaded();
-    assert_eq!((amqp(&loaded).host.as_str(), amqp(&loaded).port), ("localhost", 5672));
+    assert_eq!(node(amqp(&loaded)), ("localhost", 5672));
     assert_eq!(login(amqp(&loaded)), ("file", "file"), "keys fill what the address lacks");
     let loaded = Scene::new(file).with(&[("AMQP_URL", "amqp://env@localhost")]).loaded();
     assert_eq!(login(amqp(&loaded)), ("env", "file"), "the higher layer wins part by part");
@@ -91,5 +91,36 @@ fn no_secret_is_in_any_output() {
     }
     for text in seen {
         assert!(!text.contains(canaries), "{text}");
+    }
+}
+
+/// An address where no address belongs.
+const STRAY: &str = "amqp://u:canary@h:5672";
+
+#[test]
+fn an_address_in_the_place_of_a_file_is_told_without_its_login() {
+    for command in [Command::Run, Command::Validate, Command::Show, Command::Client] {
+        let of_variable = Scene::bare().command(command).with(&[MEMORY, ("BUS_CONFIG", STRAY)]);
+        let mut of_flag = Scene::bare().command(command).with(&[MEMORY]);
+        of_flag.request.files = vec![STRAY.into()];
+        for scene in [of_variable, of_flag] {
+            let told = scene.problems().to_string();
+            assert!(told.contains("amqp://***@h:5672") && !told.contains("canary"), "{told}");
+            let seen = format!("{:?} {:?}", scene.problems(), scene.request);
+            assert!(!seen.contains("canary"), "{seen}");
+        }
+    }
+}
+
+#[test]
+fn an_address_in_the_place_of_a_key_is_told_without_its_login() {
+    let of_variable = Scene::bare().with(&[MEMORY, (&format!("BUS__{STRAY}"), "x")]);
+    let of_name = Scene::bare().with(&[MEMORY, (&format!("BUS__QUEUES__{STRAY}__BINDINGS"), "x")]);
+    let of_flag = Scene::bare().with(&[MEMORY]).set(&format!("queues.\"{STRAY}\".durable"), "x");
+    let of_file =
+        Scene::new(&format!("[bus]\n\"{STRAY}\" = 1\n[exchanges.\"{STRAY}\"]\ntype = \"x\"\n")).with(&[MEMORY]);
+    for scene in [of_variable, of_name, of_flag, of_file] {
+        let seen = format!("{0} {0:?} {1:?}", scene.problems(), scene.request);
+        assert!(seen.contains("amqp://***@h:5672") && !seen.contains("canary"), "{seen}");
     }
 }

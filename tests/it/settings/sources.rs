@@ -7,7 +7,7 @@ fn backend_and_url_in_the_environment_are_enough() {
     let scene = Scene::bare().with(&[("BUS_BACKEND", "amqp"), ("AMQP_URL", "amqp://app:s3cret@rabbit:5673/orders")]);
     let loaded = scene.loaded();
     let amqp = amqp(&loaded);
-    assert_eq!((amqp.tls, amqp.host.as_str(), amqp.port, amqp.vhost.as_str()), (false, "rabbit", 5673, "orders"));
+    assert_eq!((amqp.tls.is_some(), node(amqp), amqp.vhost.as_str()), (false, ("rabbit", 5673), "orders"));
     assert_eq!(login(amqp), ("app", "s3cret"));
     assert_eq!(loaded.settings.instance, "host-1");
     assert_eq!(loaded.origins["bus.amqp.url"], "AMQP_URL");
@@ -35,7 +35,7 @@ fn flags_win_over_the_environment_over_files() {
     let from_environment = scene().loaded();
     assert_eq!(from_environment.settings.delivery.prefetch_count, 2);
     assert_eq!(from_environment.origins["bus.amqp.prefetch_count"], "BUS__AMQP__PREFETCH_COUNT");
-    assert_eq!(from_environment.settings.grpc.listen.port, 1);
+    assert_eq!(from_environment.settings.grpc.listen.as_ref().unwrap().port, 1);
     assert_eq!(from_environment.origins["grpc.listen"], "sidebus.toml:6");
 
     let mut from_flags = scene().set("bus.amqp.prefetch_count", "3");
@@ -43,7 +43,7 @@ fn flags_win_over_the_environment_over_files() {
     let from_flags = from_flags.loaded();
     assert_eq!(from_flags.settings.delivery.prefetch_count, 3);
     assert_eq!(from_flags.origins["bus.amqp.prefetch_count"], "--set bus.amqp.prefetch_count");
-    assert_eq!(from_flags.settings.grpc.listen.port, 4);
+    assert_eq!(from_flags.settings.grpc.listen.as_ref().unwrap().port, 4);
     assert_eq!(from_flags.origins["grpc.listen"], "--listen");
 }
 
@@ -109,10 +109,7 @@ fn a_dashed_queue_is_reached_from_the_environment() {
 #[test]
 fn amqp_without_an_address_tries_the_local_broker_and_says_so() {
     let loaded = Scene::bare().with(&[("BUS_BACKEND", "amqp")]).loaded();
-    assert_eq!(
-        (amqp(&loaded).host.as_str(), amqp(&loaded).port, amqp(&loaded).vhost.as_str()),
-        ("localhost", 5672, "/")
-    );
+    assert_eq!((node(amqp(&loaded)), amqp(&loaded).vhost.as_str()), (("localhost", 5672), "/"));
     assert_eq!(loaded.warnings.len(), 1);
     assert!(loaded.warnings[0].what.contains("AMQP_URL"));
 }
@@ -132,5 +129,71 @@ fn a_subscription_on_a_dead_letter_queue_is_a_circle() {
     insta::assert_snapshot!(scene.problems(), @r#"
     settings: 1 problem
       queues.a        a is a dead-letter queue: its failures would turn in a circle    hint: give dead_letter.queue another name, or read the letters with another tool
+    "#);
+}
+
+#[test]
+fn a_door_beyond_loopback_is_called_what_its_callers_like_unless_told_otherwise() {
+    let authorities = |file: &str| Scene::new(file).with(&[MEMORY]).loaded().settings.grpc.allowed_authorities;
+    let own = authorities("[grpc]\nlisten = \"127.0.0.5:7672\"\n").unwrap();
+    assert_eq!(own, ["localhost", "127.0.0.1", "[::1]", "127.0.0.5:7672"]);
+    assert_eq!(authorities("[grpc]\nlisten = \"0.0.0.0:7672\"\ninsecure = true\n"), None);
+    let named = "[grpc]\nlisten = \"0.0.0.0:7672\"\ninsecure = true\nallowed_authorities = [\"sidebus\"]\n";
+    assert_eq!(authorities(named), Some(vec!["sidebus".to_owned()]));
+}
+
+#[test]
+fn a_question_to_a_sidecar_reads_no_secret() {
+    let scene = Scene::new("[bus.amqp]\nhost = \"rabbit\"\npassword_file = \"/not/mine\"\n");
+    assert!(scene.load().is_err());
+    let client = scene.command(Command::Client).loaded().settings.client;
+    assert_eq!(client.endpoint.as_deref(), Some("127.0.0.1:7672"));
+    assert_eq!(client.admin_endpoint.as_deref(), Some("127.0.0.1:17672"));
+}
+
+#[test]
+fn commands_find_the_doors_of_the_settings() {
+    let client = |file: &str| {
+        let client = Scene::new(file).command(Command::Client).loaded().settings.client;
+        (client.endpoint.unwrap_or_default(), client.admin_endpoint.unwrap_or_default())
+    };
+    let is = |endpoint: &str, admin: &str| (endpoint.to_owned(), admin.to_owned());
+    let open =
+        "[grpc]\nlisten = \"0.0.0.0:1\"\ninsecure = true\n[admin]\nlisten = \"off\"\n[health]\nlisten = \"[::]:2\"\n";
+    assert_eq!(client(open), is("127.0.0.1:1", "[::1]:2"));
+    assert_eq!(client("[grpc]\nlisten = \"localhost:0\"\n[admin]\nlisten = \"off\"\n"), is("", ""));
+    assert_eq!(client("[client]\nendpoint = \"/run/s\"\nadmin_endpoint = \"a:1\"\n"), is("/run/s", "a:1"));
+}
+
+#[test]
+fn what_memory_does_not_use_is_told_in_one_warning() {
+    let file = "[bus.amqp]\nhost = \"h\"\nnamespace = \"n\"\nheartbeat = \"5s\"\npublish.lanes = 2\npublish.confirm_timeout = \"1s\"\n";
+    let loaded = Scene::new(file).with(&[MEMORY]).loaded();
+    let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let others = "bus.amqp.host, bus.amqp.publish.confirm_timeout";
+    assert_eq!(
+        told,
+        [format!("bus.amqp.heartbeat: is not used: bus.backend is memory; nor are {others} (sidebus.toml:4)")]
+    );
+    assert!(Scene::new("[bus.amqp]\nnamespace = \"n\"\n").with(&[MEMORY]).loaded().warnings.is_empty());
+}
+
+#[test]
+fn a_variable_of_several_lines_is_read_and_smuggles_nothing_in() {
+    let bindings = "[\n  \"a.#\", # why\n  \"b.#\",\n]\n";
+    let loaded = Scene::bare().with(&[MEMORY, ("BUS__QUEUES__WORK__BINDINGS", bindings)]).loaded();
+    assert_eq!(loaded.settings.subscriptions[0].bindings.len(), 2);
+    let smuggling = "{ durable = true }\n[grpc]\ninsecure = true";
+    let problems = Scene::bare().with(&[MEMORY, ("BUS__QUEUES__WORK", smuggling)]).problems();
+    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["queues.work"]);
+}
+
+#[test]
+fn a_misspelt_variable_is_told_beside_the_problem_that_it_makes() {
+    let scene = Scene::bare().with(&[("BUS_AMQP_URL", "amqp://app:canary@rabbit/")]);
+    insta::assert_snapshot!(scene.problems(), @r#"
+    settings: 1 problem
+      bus.backend        no broker is named    hint: set AMQP_URL or BUS_BACKEND, or try `sidebus dev`, which needs no broker
+    warning: BUS_AMQP_URL: is not read; did you mean AMQP_URL?
     "#);
 }

@@ -13,7 +13,8 @@ fn every_setting_has_its_promised_default() {
     assert_eq!(settings.dead_letter.exchange.as_str(), "angzarr.dlx");
     assert_eq!(settings.dead_letter.queue.as_str(), "angzarr.dlq");
     assert_eq!((settings.topology, settings.namespace.as_str()), (TopologyMode::Create, "sidebus"));
-    assert_eq!(settings.grpc.listen, address(7672));
+    assert_eq!((settings.grpc.listen, settings.grpc.unix_socket), (Some(address(7672)), None));
+    assert_eq!(settings.state_dir, None);
     assert_eq!(settings.admin.listen, Some(address(17672)));
     assert_eq!((settings.health.listen, settings.health.readiness), (None, Readiness::ConnectedOnce));
     assert!(settings.grpc.handlers_may_declare && settings.grpc.reflection);
@@ -36,7 +37,7 @@ fn the_worked_example_is_what_was_promised() {
     assert_eq!(settings.exchange, Exchange::durable(exchange("angzarr.events"), ExchangeKind::Topic));
     assert_eq!(settings.delivery.prefetch_count, 10);
     let broker = amqp(&loaded);
-    assert_eq!((broker.tls, broker.host.as_str(), broker.port, broker.vhost.as_str()), (false, "localhost", 5672, "/"));
+    assert_eq!((broker.tls.is_some(), node(broker), broker.vhost.as_str()), (false, ("localhost", 5672), "/"));
     assert_eq!(login(broker), ("guest", "guest"));
     let found: Vec<(&str, &str, Vec<&str>)> = settings
         .subscriptions
@@ -57,7 +58,10 @@ fn the_worked_example_is_what_was_promised() {
         ]
     );
     let player = subscription(&loaded, "player-projector");
-    assert_eq!((player.queue.durable, player.queue.auto_delete, player.queue.exclusive), (Some(true), false, false));
+    assert_eq!(
+        (player.queue.durable, player.queue.auto_delete, player.queue.exclusive),
+        (Some(true), Some(false), Some(false))
+    );
     assert_eq!(
         player.queue.arguments,
         Headers::from([("x-dead-letter-exchange".to_owned(), Value::text("angzarr.dlx"))])
@@ -65,9 +69,11 @@ fn the_worked_example_is_what_was_promised() {
     assert_eq!(player.queue.queue_type, None);
     assert_eq!(player.delivery.prefetch_count, 10);
     assert!(settings.subscriptions.iter().all(|one| one.bindings[0].exchange.as_str() == "angzarr.events"));
-    let letters =
-        DeadLetterSettings { exchange: exchange("angzarr.dlx"), queue: QueueName::parse("angzarr.dlq").unwrap() };
-    assert!(settings.subscriptions.iter().all(|one| one.dead_letter == letters));
+    let letters = DeadLetterSettings::shared(exchange("angzarr.dlx"), QueueName::parse("angzarr.dlq").unwrap());
+    for one in &settings.subscriptions {
+        let is_exchange_named = one.queue.arguments.contains_key("x-dead-letter-exchange");
+        assert_eq!(one.dead_letter, DeadLetterSettings { is_exchange_named, ..letters.clone() });
+    }
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
@@ -117,7 +123,7 @@ fn a_queue_and_its_exchanges_are_read_whole() {
     let a = subscription(&loaded, "a");
     assert_eq!(
         (a.queue.name.as_str(), a.queue.exclusive, a.queue.durable, a.queue.queue_type),
-        ("prod.a", true, None, None)
+        ("prod.a", Some(true), None, None)
     );
     assert_eq!((a.bindings[0].exchange.as_str(), a.bindings[0].routing_key.as_str()), ("billing.commands", "x"));
     let deep =
@@ -135,5 +141,5 @@ fn a_queue_and_its_exchanges_are_read_whole() {
 
     let b = subscription(&loaded, "b");
     assert_eq!((b.dead_letter.exchange.as_str(), b.dead_letter.queue.as_str()), ("b.dlx", "angzarr.dlq"));
-    assert_eq!((b.queue.queue_type, b.queue.arguments.len()), (Some(QueueType::Classic), 2));
+    assert_eq!((b.queue.queue_type, b.queue.arguments.len()), (Some(QueueType::Classic), 1));
 }

@@ -58,7 +58,7 @@ impl Place {
         command
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 

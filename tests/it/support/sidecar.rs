@@ -63,7 +63,7 @@ impl Sidecar {
                 // Not installed: a recorder is for the whole process, and here are many sidecars.
                 let metrics = PrometheusBuilder::new().build_recorder().handle();
                 let app = App::bind_with_broker(settings, shared, metrics).await.unwrap();
-                tell_addresses.send(app.addresses()).unwrap();
+                tell_addresses.send(app.addresses().clone()).unwrap();
                 // A test that ends drops the other side, which stops the sidecar at once.
                 let stop = async || {
                     stops.recv().await;
@@ -85,9 +85,13 @@ impl Sidecar {
         .await;
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.addresses.grpc.expect("it listens on TCP").port()
+    }
+
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> Channel {
-        channel(self.addresses.grpc.port()).await
+        channel(self.port()).await
     }
 
     pub(crate) async fn publisher(&self) -> PublisherServiceClient<Channel> {
@@ -112,7 +116,7 @@ impl Sidecar {
     }
 
     pub(crate) async fn try_handler(&self, open: v1::SubscribeOpen) -> Result<Handler, Status> {
-        Handler::join(self.addresses.grpc.port(), open).await
+        Handler::join(self.port(), open).await
     }
 
     /// Asks the sidecar to stop, as a signal does.
@@ -172,7 +176,7 @@ pub(crate) fn settings(toml: &str) -> Settings {
     std::fs::write(&file, toml).unwrap();
     let mut request = LoadRequest::new(Command::Run, BTreeMap::new(), dir.path().to_owned());
     request.files = vec![file];
-    let pairs = [("bus.backend", "memory"), ("grpc.listen", "127.0.0.1:0"), ("admin.listen", "off")];
+    let pairs = [("bus.backend", "memory"), ("grpc.listen", "127.0.0.1:0"), ("admin.listen", "127.0.0.1:0")];
     request.overrides = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
     load(&request).unwrap_or_else(|problems| panic!("{problems}")).settings
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::BrokerError;
 use super::faults::Depth;
-use crate::domain::name::QueueName;
+use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::ExchangeKind;
 
 mod channel;
@@ -132,6 +132,10 @@ impl State {
         Ok((key, told))
     }
 
+    pub(super) fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
     pub(super) fn check_session(&self, session: SessionKey) -> Result<(), BrokerError> {
         if self.sessions.contains_key(&session) {
             return Ok(());
@@ -211,6 +215,10 @@ impl State {
     }
 
     /// Deletes a queue with all that waits in it; its consumers are told. What they hold stays settleable, to no effect.
+    pub(super) fn delete_exchange(&mut self, name: &ExchangeName) -> bool {
+        self.exchanges.remove(name.as_str()).is_some()
+    }
+
     fn delete_queue(&mut self, id: QueueId) {
         let Some(queue) = self.queues.remove(&id) else { return };
         self.queue_ids.remove(queue.name.as_str());

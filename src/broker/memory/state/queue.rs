@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::death::{Grave, Reason};
 use super::{ChannelId, SessionKey};
 use crate::broker::BrokerError;
+use crate::domain::difference::FoundQueue;
 use crate::domain::message::{Headers, Message, Value};
 use crate::domain::name::{ExchangeName, QueueName};
 
@@ -108,6 +109,10 @@ pub(crate) struct Queue {
     pub(crate) name: QueueName,
     pub(crate) exclusive_to: Option<SessionKey>,
     pub(crate) auto_delete: bool,
+    /// Told to whoever compares; everything lasts as long as the broker object.
+    pub(crate) durable: bool,
+    /// As they were asked for; `limits` holds those that are honoured.
+    pub(crate) arguments: Headers,
     pub(crate) limits: Limits,
     /// Turns round, so that the next one to be served is in front.
     pub(crate) consumers: VecDeque<ChannelId>,
@@ -126,6 +131,8 @@ impl Queue {
             name,
             exclusive_to,
             auto_delete,
+            durable: true,
+            arguments: Headers::new(),
             limits,
             consumers: VecDeque::new(),
             dead_lettering: Vec::new(),
@@ -133,6 +140,16 @@ impl Queue {
             ready: VecDeque::new(),
             ready_bytes: 0,
             next_position: 0,
+        }
+    }
+
+    /// As whoever compares sees it.
+    pub(crate) fn found(&self) -> FoundQueue {
+        FoundQueue {
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            exclusive: self.exclusive_to.is_some(),
+            arguments: self.arguments.clone(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Which queues an exchange sends a message to. Pure; knows no queue but its number.
 
 use super::QueueId;
+use crate::domain::difference::FoundExchange;
 use crate::domain::message::{Headers, Value};
 use crate::domain::topology::ExchangeKind;
 
@@ -10,6 +11,10 @@ pub(crate) struct Router {
     pub(crate) kind: ExchangeKind,
     pub(crate) internal: bool,
     pub(crate) auto_delete: bool,
+    /// Told to whoever compares; everything lasts as long as the broker object.
+    pub(crate) durable: bool,
+    /// Told to whoever compares; none of them is honoured.
+    pub(crate) arguments: Headers,
     bindings: Vec<Route>,
 }
 
@@ -23,18 +28,42 @@ struct Route {
 
 impl Router {
     pub(crate) fn new(kind: ExchangeKind, internal: bool, auto_delete: bool) -> Self {
-        Self { kind, internal, auto_delete, bindings: Vec::new() }
+        Self { kind, internal, auto_delete, durable: true, arguments: Headers::new(), bindings: Vec::new() }
+    }
+
+    /// As whoever compares sees it.
+    pub(crate) fn found(&self) -> FoundExchange {
+        FoundExchange {
+            kind: self.kind.as_str().to_owned(),
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: self.arguments.clone(),
+        }
+    }
+
+    /// True if this binding is there.
+    pub(crate) fn has(&self, queue: QueueId, routing_key: &str, arguments: &Headers) -> bool {
+        let same =
+            |route: &Route| route.queue == queue && route.routing_key == routing_key && route.arguments == *arguments;
+        self.bindings.iter().any(same)
     }
 
     /// Adds a binding; the same one again changes nothing.
     pub(crate) fn bind(&mut self, queue: QueueId, routing_key: &str, arguments: &Headers) {
-        let same =
-            |route: &Route| route.queue == queue && route.routing_key == routing_key && route.arguments == *arguments;
-        if !self.bindings.iter().any(same) {
+        if !self.has(queue, routing_key, arguments) {
             let pattern = Pattern::parse(routing_key);
             let arguments = arguments.clone();
             self.bindings.push(Route { queue, routing_key: routing_key.to_owned(), pattern, arguments });
         }
+    }
+
+    /// Takes one binding away; true if that was the last one.
+    pub(crate) fn unbind(&mut self, queue: QueueId, routing_key: &str, arguments: &Headers) -> bool {
+        let before = self.bindings.len();
+        self.bindings
+            .retain(|route| route.queue != queue || route.routing_key != routing_key || route.arguments != *arguments);
+        self.bindings.is_empty() && before > 0
     }
 
     /// Forgets a queue; true if that took the last binding.
@@ -123,29 +152,11 @@ fn headers_match(arguments: &Headers, headers: &Headers) -> bool {
     let mode = arguments.get("x-match").and_then(Value::as_text).unwrap_or("all");
     let with_x = mode.ends_with("-with-x");
     let looked_at = |name: &String| name != "x-match" && (with_x || !name.starts_with("x-"));
-    let mut found = arguments.iter().filter(|(name, _)| looked_at(name)).map(|(name, wanted)| {
-        headers.get(name).is_some_and(|value| *wanted == Value::Void || same_value(wanted, value))
-    });
+    let mut found = arguments
+        .iter()
+        .filter(|(name, _)| looked_at(name))
+        .map(|(name, wanted)| headers.get(name).is_some_and(|value| *wanted == Value::Void || wanted.is_like(value)));
     if mode.starts_with("any") { found.any(|fits| fits) } else { found.all(|fits| fits) }
-}
-
-/// Integers are compared by number, whatever their width on the wire; floats likewise.
-fn same_value(one: &Value, other: &Value) -> bool {
-    match (one.as_integer(), other.as_integer(), as_double(one), as_double(other)) {
-        (Some(one), Some(other), ..) => one == other,
-        (.., Some(one), Some(other)) => one.to_bits() == other.to_bits(),
-        (..) => one == other,
-    }
-}
-
-fn as_double(value: &Value) -> Option<f64> {
-    if let Value::Float(number) = value {
-        Some(f64::from(*number))
-    } else if let Value::Double(number) = value {
-        Some(*number)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Behaviour that no other backend shares: the fault switches, and rules of RabbitMQ that differ between its versions.
 //! What every backend must do is in `broker::conformance`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ fn name(text: &str) -> QueueName {
 
 fn queue(text: &str, arguments: &[(&str, Value)]) -> Queue {
     let arguments = arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    Queue { name: name(text), durable: true, auto_delete: false, exclusive: false, arguments }
+    Queue { name: name(text), durable: true, auto_delete: false, exclusive: false, arguments, named: BTreeSet::new() }
 }
 
 async fn create(session: &Arc<dyn Session>, steps: Vec<Step>) -> Result<Findings, BrokerError> {

@@ -3,8 +3,12 @@
 use v1::header_value::Kind;
 
 use super::*;
+use crate::domain::message::Value;
+use crate::domain::subscription::{ArchiveSettings, DeadLetterScope, QueueType, RetryBackoff};
 use crate::grpc::status::row;
 use crate::grpc::wire::differences;
+
+mod letters;
 
 struct Fixture {
     exchange: ExchangeName,
@@ -19,10 +23,10 @@ impl Fixture {
             exchange: ExchangeName::from_broker("angzarr.events"),
             delivery: DeliverySettings::default(),
             retry: RetrySettings::default(),
-            dead_letter: DeadLetterSettings {
-                exchange: ExchangeName::from_broker("angzarr.dlx"),
-                queue: QueueName::parse("angzarr.dlq").expect("a name"),
-            },
+            dead_letter: DeadLetterSettings::shared(
+                ExchangeName::from_broker("angzarr.dlx"),
+                QueueName::parse("angzarr.dlq").expect("a name"),
+            ),
         }
     }
 
@@ -42,7 +46,7 @@ fn name() -> SubscriptionName {
 }
 
 fn declare(spec: v1::SubscriptionSpec) -> Result<Subscription, Problem> {
-    subscription_from_proto(&name(), spec, &Fixture::new().defaults())
+    subscription_from_proto(&name(), spec, &Fixture::new().defaults()).map(|declared| declared.subscription)
 }
 
 /// The fields that a declaration is refused for, without the path above them.
@@ -108,7 +112,7 @@ fn a_declaration_of_every_key_is_carried() {
     assert_eq!(exchanges, ["orders", "amq.topic"]);
     assert_eq!(subscription.queue.queue_type, Some(QueueType::Quorum));
     assert_eq!((subscription.delivery.prefetch_count, subscription.delivery.prefetch_max), (7, 2000));
-    assert_eq!((subscription.retry.max_attempts, subscription.retry.delay), (3, Duration::from_millis(100)));
+    assert_eq!((subscription.retry.max_attempts, subscription.retry.min_backoff), (3, Duration::from_millis(100)));
     let expected = Headers::from([
         ("x-message-ttl".to_owned(), Value::Int64(1500)),
         ("x-max-length".to_owned(), Value::Int64(10)),
@@ -117,20 +121,6 @@ fn a_declaration_of_every_key_is_carried() {
         ("x-single-active-consumer".to_owned(), Value::Bool(true)),
     ]);
     assert_eq!(subscription.queue.arguments, expected);
-}
-
-#[test]
-fn what_users_write_today_names_the_dead_letter_exchange() {
-    let subscription = declare(with_argument("x-dead-letter-exchange", text("my.dlx"))).expect("legal");
-    assert_eq!(subscription.dead_letter.exchange.as_str(), "my.dlx");
-
-    let promised = declare(with_argument("x-dead-letter-exchange", text("angzarr.dlx"))).expect("the promised example");
-    assert_eq!(promised.dead_letter, Fixture::new().dead_letter);
-
-    let other = v1::DeadLetterPolicy { exchange: "other".to_owned(), ..Default::default() };
-    let spec =
-        v1::SubscriptionSpec { dead_letter: Some(other), ..with_argument("x-dead-letter-exchange", text("my.dlx")) };
-    assert_eq!(refused(spec), ["dead_letter.exchange"]);
 }
 
 #[test]
@@ -160,8 +150,58 @@ fn names_that_sidebus_keeps_are_refused() {
         assert_eq!(refused(spec), ["bindings[1].exchange"], "{name:?}");
         assert_eq!(refused(v1::SubscriptionSpec { exchange: name.to_owned(), ..spec_with_binding() }), ["exchange"]);
     }
-    let circle = v1::DeadLetterPolicy { queue: "player-projector".to_owned(), ..Default::default() };
+    let circle = v1::DeadLetterPolicy { queue: "player-projector".to_owned(), ..own_letters() };
     assert_eq!(refused(v1::SubscriptionSpec { dead_letter: Some(circle), ..spec() }), ["queue"]);
+}
+
+fn own_letters() -> v1::DeadLetterPolicy {
+    v1::DeadLetterPolicy { scope: v1::DeadLetterScope::PerQueue.into(), ..Default::default() }
+}
+
+#[test]
+fn a_declaration_shapes_its_retries() {
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let policy = v1::RetryPolicy {
+        max_attempts: Some(9),
+        min_backoff: seconds(2),
+        max_backoff: seconds(60),
+        multiplier: Some(3.0),
+        jitter: Some(0.0),
+        backoff: v1::BackoffKind::Linear.into(),
+        crash_limit: None,
+    };
+    let found = declare(v1::SubscriptionSpec { retry: Some(policy), ..spec() }).expect("legal").retry;
+    let expected = RetrySettings {
+        max_attempts: 9,
+        backoff: RetryBackoff::Linear,
+        min_backoff: Duration::from_secs(2),
+        max_backoff: Duration::from_mins(1),
+        multiplier: 3.0,
+        jitter: 0.0,
+    };
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn bindings_are_taken_away_unless_they_are_also_made() {
+    let spec = v1::SubscriptionSpec {
+        bindings: vec![binding("", "new.#")],
+        unbind: vec![binding("", "old.#"), binding("legacy", "new.#")],
+        ..spec()
+    };
+    let found = declare(spec.clone()).expect("legal").unbind;
+    let places: Vec<_> = found.iter().map(|one| (one.exchange.as_str(), one.routing_key.as_str())).collect();
+    assert_eq!(places, [("angzarr.events", "old.#"), ("legacy", "new.#")]);
+    let unbind = vec![binding("", "old.#"), binding("angzarr.events", "new.#")];
+    assert_eq!(refused(v1::SubscriptionSpec { unbind, ..spec }), ["unbind[1]"]);
+}
+
+#[test]
+fn what_may_surprise_is_told_and_not_refused() {
+    let spec = v1::SubscriptionSpec { auto_delete: true, ..with_argument("x-max-retries", text("3")) };
+    let warnings = subscription_from_proto(&name(), spec, &Fixture::new().defaults()).expect("legal").warnings;
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[1].starts_with("open.declare.arguments[\"x-max-retries\"]: "), "{warnings:?}");
 }
 
 fn spec_with_binding() -> v1::SubscriptionSpec {
@@ -186,6 +226,15 @@ fn numbers_and_times_have_bounds() {
         (v1::SubscriptionSpec { delivery_limit: 5, ..spec() }, "delivery_limit"),
         (retry(v1::RetryPolicy { max_attempts: Some(0), ..Default::default() }), "retry.max_attempts"),
         (retry(v1::RetryPolicy { min_backoff: seconds(0), ..Default::default() }), "retry.min_backoff"),
+        (retry(v1::RetryPolicy { min_backoff: seconds(301), ..Default::default() }), "retry.min_backoff"),
+        (retry(v1::RetryPolicy { max_backoff: seconds(86_401), ..Default::default() }), "retry.max_backoff"),
+        (retry(v1::RetryPolicy { multiplier: Some(0.9), ..Default::default() }), "retry.multiplier"),
+        (retry(v1::RetryPolicy { multiplier: Some(f64::NAN), ..Default::default() }), "retry.multiplier"),
+        (retry(v1::RetryPolicy { jitter: Some(1.1), ..Default::default() }), "retry.jitter"),
+        (v1::SubscriptionSpec { max_message_bytes: 1_023, ..spec() }, "max_message_bytes"),
+        (v1::SubscriptionSpec { max_message_bytes: -1, ..spec() }, "max_message_bytes"),
+        (v1::SubscriptionSpec { max_length_bytes: -1, ..spec() }, "max_length_bytes"),
+        (v1::SubscriptionSpec { message_ttl: seconds(315_360_001), ..spec() }, "message_ttl"),
     ] {
         assert_eq!(refused(spec), [field]);
     }
@@ -200,6 +249,17 @@ fn arguments_fit_into_a_frame() {
     let arguments = spec(64 * 1024).arguments;
     let binding = v1::Binding { arguments, ..binding("", "x") };
     assert_eq!(refused(v1::SubscriptionSpec { bindings: vec![binding], ..self::spec() }), ["bindings[0].arguments"]);
+}
+
+#[test]
+fn a_match_that_no_headers_exchange_knows_is_refused_here() {
+    let base = spec;
+    let spec = |mode| {
+        let arguments = with_argument("x-match", text(mode)).arguments;
+        v1::SubscriptionSpec { bindings: vec![v1::Binding { arguments, ..binding("", "") }], ..base() }
+    };
+    assert!(["all", "any", "all-with-x", "any-with-x"].into_iter().all(|mode| declare(spec(mode)).is_ok()));
+    assert_eq!(refused(spec("some")), ["bindings[0].arguments"]);
 }
 
 #[test]
@@ -229,22 +289,30 @@ fn what_a_later_release_brings_is_named_and_not_dropped() {
         (v1::SubscriptionSpec { queue_type: v1::QueueType::Stream.into(), ..spec() }, "queue_type"),
         (v1::SubscriptionSpec { ordering_mode: v1::OrderingMode::Key.into(), ..spec() }, "ordering_mode"),
         (v1::SubscriptionSpec { partition_count: 1, ..spec() }, "partition_count"),
-        (v1::SubscriptionSpec { unbind: vec![binding("", "x")], ..spec() }, "unbind"),
-        (v1::SubscriptionSpec { max_message_bytes: 1, ..spec() }, "max_message_bytes"),
-        (retry(v1::RetryPolicy { multiplier: Some(3.0), ..Default::default() }), "retry.multiplier"),
-        (retry(v1::RetryPolicy { backoff: v1::BackoffKind::Linear.into(), ..Default::default() }), "retry.backoff"),
+        (retry(v1::RetryPolicy { crash_limit: Some(3), ..Default::default() }), "retry.crash_limit"),
+        (retry(v1::RetryPolicy { backoff: 77, ..Default::default() }), "retry.backoff"),
+        (dead_letter(v1::DeadLetterPolicy { scope: 77, ..Default::default() }), "dead_letter.scope"),
         (dead_letter(v1::DeadLetterPolicy { enabled: Some(false), ..Default::default() }), "dead_letter.enabled"),
-        (
-            dead_letter(v1::DeadLetterPolicy { scope: v1::DeadLetterScope::PerQueue.into(), ..Default::default() }),
-            "dead_letter.scope",
-        ),
     ] {
         let problem = declare(spec).expect_err("later");
         assert_eq!(row(&problem).reason, "FEATURE_UNAVAILABLE");
         assert_eq!(problem, Problem::FeatureUnavailable(format!("open.declare.{field}")));
     }
-    let default = v1::RetryPolicy { multiplier: Some(2.0), jitter: Some(0.2), ..Default::default() };
+    let default = v1::RetryPolicy { crash_limit: Some(5), ..Default::default() };
     assert!(declare(retry(default)).is_ok(), "a default that is spelled out is no wish");
+}
+
+#[test]
+fn a_binding_without_an_exchange_is_compared_with_that_of_its_queue() {
+    let elsewhere =
+        v1::SubscriptionSpec { exchange: "moves".to_owned(), bindings: vec![binding("", "own.#")], ..spec() };
+    let of_own_exchange = declare(elsewhere).expect("legal");
+    let unnamed = v1::SubscriptionSpec { bindings: vec![binding("", "own.#")], ..spec() };
+    assert_eq!(
+        differences(&of_own_exchange, &unnamed, &Fixture::new().defaults()).expect("legal"),
+        None,
+        "the exchange of the settings is taken, not that of all"
+    );
 }
 
 #[test]
@@ -279,6 +347,27 @@ fn only_named_keys_differ_from_the_settings() {
     assert_eq!(
         difference(v1::SubscriptionSpec { queue: "other".to_owned(), ..spec() }),
         told("queue", "player-projector", "other")
+    );
+    let retry = |policy| v1::SubscriptionSpec { retry: Some(policy), ..spec() };
+    assert_eq!(
+        difference(retry(v1::RetryPolicy { backoff: v1::BackoffKind::Constant.into(), ..Default::default() })),
+        told("retry.backoff", "exponential", "constant")
+    );
+    assert_eq!(
+        difference(retry(v1::RetryPolicy { jitter: Some(0.5), multiplier: Some(2.0), ..Default::default() })),
+        told("retry.jitter", "0.2", "0.5")
+    );
+    assert_eq!(
+        difference(v1::SubscriptionSpec { dead_letter: Some(own_letters()), ..spec() }),
+        told("dead_letter.scope", "shared", "per_queue")
+    );
+    assert_eq!(
+        difference(v1::SubscriptionSpec { unbind: vec![binding("", "old.#")], ..spec() }),
+        told("unbind", "", "angzarr.events/old.#")
+    );
+    assert_eq!(
+        difference(v1::SubscriptionSpec { max_message_bytes: 2_048, ..spec() }),
+        told("max_message_bytes", "17825792", "2048")
     );
     let broken = v1::SubscriptionSpec { prefetch_count: -1, ..spec() };
     assert!(matches!(differences(&configured, &broken, &fixture.defaults()), Err(Problem::InvalidRequest(_))));

@@ -1,0 +1,111 @@
+//! Where both sides work: one broker, one queue, one sidecar.
+
+use std::process::Command;
+
+use lapin::options::{QueueBindOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tonic::transport::{Channel, Endpoint};
+
+use super::arguments::{Arguments, QueueType};
+use super::machine;
+use super::support::process::Process;
+use super::support::rabbitmq::{self, SharedBroker};
+use super::support::scene::{Amqp, FREE_PORTS, Scene, Sidecar};
+use super::support::wait::until;
+
+/// What messages are published with.
+pub(crate) const ROUTING_KEY: &str = "bench.Happened";
+/// A whole window of bodies fits, so that HTTP/2 is no smaller window than ours.
+const HTTP2_WINDOW_BYTES: u32 = 2 << 20;
+
+/// The broker.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) broker: &'static SharedBroker,
+}
+
+/// A queue of one type, and the sidecar that serves it while nobody else does.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) queue_type: QueueType,
+    pub(crate) queue: String,
+    pub(crate) exchange: String,
+    pub(crate) url: String,
+    pub(crate) sidecar: Sidecar,
+    /// Resident before any work, in KiB.
+    pub(crate) idle_kib: u64,
+    pub(crate) broker_pid: Option<u32>,
+    amqp: Amqp,
+}
+
+impl Place {
+    pub(crate) async fn find() -> Self {
+        Self { broker: rabbitmq::shared().await }
+    }
+
+    /// Makes the queue, then starts a sidecar on it.
+    pub(crate) async fn stage(&self, queue_type: QueueType, arguments: &Arguments) -> Stage {
+        let scene = Scene::on(self.broker.url());
+        let amqp = scene.amqp().await;
+        let (queue, exchange) = (scene.name("work"), scene.name("events"));
+        amqp.exchange(&exchange, lapin::ExchangeKind::Topic).await;
+        let mut keys = FieldTable::default();
+        keys.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.as_str().into()));
+        amqp.declare(&queue, keys).await;
+        let bound = amqp.channel.queue_bind(
+            queue.as_str().into(),
+            exchange.as_str().into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bound.await.expect("a binding");
+        let settings = scene.settings(&format!("{}\n{}", arguments.settings, scene.work("")));
+        let file = scene.file(&settings);
+        let mut command = Command::new(&arguments.binary);
+        command.args(["run", "-c"]).arg(&file);
+        let sidecar = Sidecar::listening(Process::start("sidecar", command, &FREE_PORTS)).await;
+        sidecar.ready().await;
+        let idle_kib = machine::memory_kib(sidecar.process.pid(), "VmRSS");
+        let broker_pid = self.broker.node.as_ref().and_then(rabbitmq::BrokerHandle::pid);
+        Stage { queue_type, queue, exchange, url: scene.url.clone(), sidecar, idle_kib, broker_pid, amqp }
+    }
+}
+
+impl Stage {
+    /// A connection to the sidecar, as a program that wants speed makes it.
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.sidecar.grpc)).expect("an address");
+        let endpoint = endpoint
+            .tcp_nodelay(true)
+            .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+            .initial_connection_window_size(HTTP2_WINDOW_BYTES);
+        endpoint.connect().await.expect("the sidecar listens")
+    }
+
+    /// Waits until the queue holds nothing: a job that left something was none.
+    pub(crate) async fn is_empty(&self) {
+        self.amqp.wait_for_depth(&self.queue, 0).await;
+    }
+
+    /// Waits until so many messages are ready.
+    pub(crate) async fn holds(&self, messages: usize) {
+        let depth = u32::try_from(messages).expect("few enough");
+        let found = async || self.amqp.depth(&self.queue).await.filter(|found| *found >= depth).map(drop);
+        until("the queue is filled", found).await;
+    }
+
+    /// Empties the queue; answers how many messages it held.
+    pub(crate) async fn purge(&self) -> usize {
+        let purged = self.amqp.channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await;
+        usize::try_from(purged.expect("the queue is there")).expect("few enough")
+    }
+
+    /// Stops the sidecar and removes the queue.
+    pub(crate) async fn leave(self) {
+        let Self { mut sidecar, amqp, queue, exchange, .. } = self;
+        assert_eq!(sidecar.process.stop().await, Some(0), "the sidecar stops well");
+        amqp.delete(&queue).await;
+        amqp.delete_exchange(&exchange).await;
+    }
+}

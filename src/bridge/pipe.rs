@@ -1,0 +1,314 @@
+//! One caller's stream of publishes: one lane, so that its order holds; answers as they come, many at once. Knows no wire.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::lane::{LaneHandle, Permits};
+use super::link::LinkWatch;
+use super::publisher::{Publisher, Refusal, kib_of, result_label};
+use crate::broker::{Confirm, Publication};
+use crate::domain::name::ExchangeName;
+use crate::runtime::{Phase, PhaseWatch};
+
+/// Messages that share one permit of all callers, and answers of one group.
+const GROUP_MAX: usize = 256;
+
+/// What one pipe may have unconfirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PipeWindow {
+    /// Messages, also those whose answer nobody has taken yet.
+    pub messages: usize,
+    /// Sum of their bodies in KiB, rounded up for each message.
+    pub kib: usize,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker's word.
+    Confirm(Confirm),
+    /// It was not sent.
+    Refused(Refusal),
+    /// It was never handed in, see [`PipeInput::pass`].
+    Passed,
+}
+
+impl Outcome {
+    /// Its word in the metrics.
+    fn label(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Confirm(confirm) => result_label(confirm),
+            Self::Refused(refusal) => refusal.label(),
+            Self::Passed => return None,
+        })
+    }
+}
+
+/// An answer, with what the caller knows the message by.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// As handed in.
+    pub tag: T,
+    /// Where it was published to.
+    pub exchange: ExchangeName,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// How publishing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublisherState {
+    /// All is well.
+    Active,
+    /// The broker takes no publishes.
+    Blocked,
+    /// There is no session.
+    Down,
+    /// The sidecar stops.
+    Draining,
+}
+
+/// Sees how publishing is.
+#[derive(Debug, Clone)]
+pub struct PublisherWatch {
+    link: LinkWatch,
+    phase: PhaseWatch,
+}
+
+impl PublisherWatch {
+    pub(super) fn new(link: LinkWatch, phase: PhaseWatch) -> Self {
+        Self { link, phase }
+    }
+
+    /// How it is now.
+    pub fn now(&self) -> PublisherState {
+        if self.phase.now() >= Phase::Intake {
+            PublisherState::Draining
+        } else if self.link.live().is_none() {
+            PublisherState::Down
+        } else if self.link.blocked().is_some() {
+            PublisherState::Blocked
+        } else {
+            PublisherState::Active
+        }
+    }
+
+    /// Waits until it may be otherwise. Cancel-safe.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            () = self.link.changed() => {}
+            _ = self.phase.changed() => {}
+        }
+    }
+
+    /// Waits until nothing is published any more. Cancel-safe.
+    pub async fn over(&mut self) {
+        self.phase.reached(Phase::GiveBack).await;
+    }
+}
+
+struct Entry<T> {
+    tag: T,
+    exchange: ExchangeName,
+    answer: Pending,
+}
+
+enum Pending {
+    Known(Outcome),
+    Lane(oneshot::Receiver<Confirm>),
+}
+
+/// Where messages go in. Dropped, it ends the pipe once all are answered.
+#[derive(Debug)]
+pub struct PipeInput<T> {
+    publisher: Publisher,
+    lane: LaneHandle,
+    window: PipeWindow,
+    kib: Arc<Semaphore>,
+    entries: mpsc::Sender<Entry<T>>,
+}
+
+/// Where answers come out, in the order of the messages.
+#[derive(Debug)]
+pub struct PipeOutput<T> {
+    publisher: Publisher,
+    answers: Answers<T>,
+}
+
+/// Entries, each taken once it is answered.
+#[derive(Debug)]
+struct Answers<T> {
+    /// The oldest that is not answered.
+    head: Option<Entry<T>>,
+    entries: mpsc::Receiver<Entry<T>>,
+}
+
+impl<T> std::fmt::Debug for Entry<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+/// The two ends of a pipe over a lane.
+pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
+    let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, Semaphore::MAX_PERMITS) };
+    let (to_output, entries) = mpsc::channel(window.messages);
+    let input = PipeInput {
+        publisher: publisher.clone(),
+        lane,
+        window,
+        kib: Arc::new(Semaphore::new(window.kib)),
+        entries: to_output,
+    };
+    (input, PipeOutput { publisher: publisher.clone(), answers: Answers { head: None, entries } })
+}
+
+impl<T> PipeInput<T> {
+    /// Hands messages in, in their order. Waits while the pipe, or all callers together, have too much unconfirmed.
+    ///
+    /// Not cancel-safe: a cancelled call has handed in some of them.
+    pub async fn publish(&self, publications: Vec<(T, Publication)>) {
+        let mut publications = publications.into_iter();
+        loop {
+            let group: Vec<(T, Publication)> =
+                publications.by_ref().take(GROUP_MAX.min(self.window.messages)).collect();
+            if group.is_empty() {
+                return;
+            }
+            self.publish_group(group).await;
+        }
+    }
+
+    async fn publish_group(&self, group: Vec<(T, Publication)>) {
+        // The answers' places come first: whoever does not take answers holds nothing that others wait for.
+        let Ok(places) = self.entries.reserve_many(group.len()).await else { return };
+        let permits = match self.room(&group).await {
+            Ok(permits) => Arc::new(permits),
+            Err(refusal) => {
+                for ((tag, publication), place) in group.into_iter().zip(places) {
+                    let answer = Pending::Known(Outcome::Refused(refusal.clone()));
+                    place.send(Entry { tag, exchange: publication.message.exchange, answer });
+                }
+                return;
+            }
+        };
+        for ((tag, publication), place) in group.into_iter().zip(places) {
+            let exchange = publication.message.exchange.clone();
+            let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits))).await);
+            place.send(Entry { tag, exchange, answer });
+        }
+    }
+
+    /// Something that only needs an answer in its turn. Cancel-safe.
+    pub async fn pass(&self, tag: T, exchange: ExchangeName) {
+        // Nobody takes answers any more where this fails.
+        drop(self.entries.send(Entry { tag, exchange, answer: Pending::Known(Outcome::Passed) }).await);
+    }
+
+    async fn room(&self, group: &[(T, Publication)]) -> Result<Permits, Refusal> {
+        let kib: usize = group.iter().map(|(_, publication)| kib_of(publication)).sum();
+        let own = u32::try_from(kib.min(self.window.kib)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let own = Arc::clone(&self.kib).acquire_many_owned(own).await.ok();
+        let permits = self.publisher.wait_for_room(group.len(), kib).await;
+        // Asked after the wait: much may have happened meanwhile.
+        self.publisher.refusal().map_or(Ok(Permits { _own: own, ..permits }), Err)
+    }
+}
+
+impl<T> PipeOutput<T> {
+    /// The next answers, at least one: those that are there. `None` = the input is gone and all are answered.
+    ///
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Vec<Answer<T>>> {
+        let answers = self.answers.next().await?;
+        self.publisher.count(answers.iter().filter_map(|answer| Some((&answer.exchange, answer.outcome.label()?))));
+        Some(answers)
+    }
+
+    /// Makes exchanges of ours again that these answers say are missing. To be called with every group.
+    pub async fn mend(&self, answers: &[Answer<T>]) {
+        let confirms = answers.iter().filter_map(|answer| match &answer.outcome {
+            Outcome::Confirm(confirm) => Some(confirm),
+            Outcome::Refused(_) | Outcome::Passed => None,
+        });
+        self.publisher.repair(confirms).await;
+    }
+}
+
+impl<T> Answers<T> {
+    /// See [`PipeOutput::next`].
+    async fn next(&mut self) -> Option<Vec<Answer<T>>> {
+        if self.head.is_none() {
+            self.head = self.entries.recv().await;
+        }
+        let mut outcome = match &mut self.head.as_mut()?.answer {
+            Pending::Known(outcome) => outcome.clone(),
+            Pending::Lane(confirm) => Outcome::Confirm(confirm.await.unwrap_or(Confirm::Lost)),
+        };
+        let mut answers = Vec::new();
+        // From here on nothing is awaited, so that a cancelled call takes nothing along.
+        while let Some(entry) = self.head.take() {
+            answers.push(Answer { tag: entry.tag, exchange: entry.exchange, outcome });
+            if answers.len() == GROUP_MAX {
+                break;
+            }
+            self.head = self.entries.try_recv().ok();
+            let Some(next) = self.head.as_mut().and_then(|head| head.answer.now()) else { break };
+            outcome = next;
+        }
+        Some(answers)
+    }
+}
+
+impl Pending {
+    fn now(&mut self) -> Option<Outcome> {
+        match self {
+            Self::Known(outcome) => Some(outcome.clone()),
+            Self::Lane(confirm) => match confirm.try_recv() {
+                Ok(confirm) => Some(Outcome::Confirm(confirm)),
+                Err(oneshot::error::TryRecvError::Closed) => Some(Outcome::Confirm(Confirm::Lost)),
+                Err(oneshot::error::TryRecvError::Empty) => None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn pending(tag: u8) -> (Entry<u8>, oneshot::Sender<Confirm>) {
+        let (reply, confirm) = oneshot::channel();
+        (Entry { tag, exchange: ExchangeName::from_broker("events"), answer: Pending::Lane(confirm) }, reply)
+    }
+
+    fn taken(answers: Option<Vec<Answer<u8>>>) -> Vec<(u8, Outcome)> {
+        answers.unwrap_or_default().into_iter().map(|answer| (answer.tag, answer.outcome)).collect()
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_not_answered_yet_waits_for_its_turn_and_is_never_lost() {
+        let (to, entries) = mpsc::channel(8);
+        let mut answers = Answers { head: None, entries };
+        let [(one, say_one), (two, say_two), (three, say_three), (four, say_four)] = [1, 2, 3, 4].map(pending);
+        for entry in [one, two, three, four] {
+            to.send(entry).await.unwrap();
+        }
+        assert!(answers.next().now_or_never().is_none(), "a cancelled call takes nothing along");
+        say_two.send(Confirm::Refused).unwrap();
+        say_one.send(Confirm::Stored).unwrap();
+        let first = taken(answers.next().await);
+        assert_eq!(first, [(1, Outcome::Confirm(Confirm::Stored)), (2, Outcome::Confirm(Confirm::Refused))]);
+        assert!(answers.next().now_or_never().is_none());
+
+        say_three.send(Confirm::Unroutable).unwrap();
+        drop((say_four, to));
+        let rest = taken(answers.next().await);
+        assert_eq!(rest, [(3, Outcome::Confirm(Confirm::Unroutable)), (4, Outcome::Confirm(Confirm::Lost))]);
+        assert!(answers.next().await.is_none());
+    }
+}

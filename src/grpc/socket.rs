@@ -1,0 +1,96 @@
+//! Whom a Unix socket lets in: the kernel tells the user of every peer. Knows no service.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::peers;
+
+/// Refusals are told at most this often, with their number: whoever is refused must not fill the log.
+const TELL_EVERY: Duration = Duration::from_mins(1);
+
+/// Connections of these users; of any, where none is named. Others are closed and counted. An accept that failed is told
+/// and followed by a pause, and is none of the stream's.
+pub(super) fn admitted(
+    accepted: impl Stream<Item = io::Result<UnixStream>> + Unpin,
+    uids: Vec<u32>,
+) -> impl Stream<Item = io::Result<UnixStream>> {
+    stream::unfold((accepted, uids, Refusals::default()), async |(mut accepted, uids, mut refusals)| {
+        loop {
+            match accepted.next().await? {
+                Ok(peer) => match refusal(&peer, &uids) {
+                    None => return Some((Ok(peer), (accepted, uids, refusals))),
+                    Some(why) => refusals.tell(&why),
+                },
+                Err(error) => peers::not_accepted(&error).await,
+            }
+        }
+    })
+}
+
+fn refusal(peer: &UnixStream, uids: &[u32]) -> Option<String> {
+    if uids.is_empty() {
+        return None;
+    }
+    match peer.peer_cred() {
+        Ok(peer) if uids.contains(&peer.uid()) => None,
+        Ok(peer) => Some(format!("user {} is not admitted", peer.uid())),
+        Err(error) => Some(format!("the user is not known: {error}")),
+    }
+}
+
+/// Refusals since the start, and when they were told last.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Refusals {
+    fn tell(&mut self, why: &str) {
+        if self.is_due(Instant::now()) {
+            let refused = self.count;
+            warn!(%why, refused, "connections to the socket were refused; see grpc.unix_socket_uids");
+        }
+    }
+
+    /// Counts one more; true if that is to be told.
+    fn is_due(&mut self, now: Instant) -> bool {
+        self.count += 1;
+        let is_due = self.told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+        if is_due {
+            self.told = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_accept_that_failed_there_is_a_pause() {
+        let (peer, _other) = UnixStream::pair().unwrap();
+        let failing = (0..3).map(|_| Err(io::Error::other("too many open files")));
+        let accepted = stream::iter(failing.chain([Ok(peer)]));
+        let begin = Instant::now();
+        let admitted: Vec<_> = admitted(accepted, Vec::new()).collect().await;
+        assert!(matches!(admitted.as_slice(), [Ok(_)]), "{admitted:?}");
+        assert_eq!(begin.elapsed(), peers::ACCEPT_PAUSE * 3);
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_told_once_a_minute_with_its_number() {
+        let begin = Instant::now();
+        let mut refusals = Refusals::default();
+        let told = (0..1_000).filter(|_| refusals.is_due(begin)).count();
+        assert_eq!((told, refusals.count), (1, 1_000));
+        assert!(!refusals.is_due(begin + TELL_EVERY - Duration::from_millis(1)));
+        assert!(refusals.is_due(begin + TELL_EVERY));
+    }
+}
