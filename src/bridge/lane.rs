@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::gate::Gate;
 use super::link::{Hold, LinkWatch};
+use super::permits::Permits;
 use crate::broker::{BrokerError, Confirm, Lane, LaneRole, Publication, SessionId};
+use crate::domain::breaker::{Passage, Probe};
 use crate::domain::lane_batch::Unanswered;
 use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics;
@@ -40,15 +43,6 @@ impl Drop for Burden {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// A share of what all callers may have unconfirmed.
-#[derive(Debug)]
-pub(crate) struct Permits {
-    pub(super) _messages: Option<OwnedSemaphorePermit>,
-    pub(super) _kib: Option<OwnedSemaphorePermit>,
-    /// Of what the caller itself may have unconfirmed.
-    pub(super) _own: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -89,20 +83,23 @@ impl LaneHandle {
 }
 
 /// What a lane is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct LaneTerms {
     /// Whom it serves.
     pub role: LaneRole,
     /// Messages that it writes together.
     pub batch_max: usize,
+    /// What it shares with other lanes; `None` = an outage is no reason to begin slowly.
+    pub gate: Option<Gate>,
 }
 
 /// Starts a lane; it ends with the phase `Close`, or when the last handle is gone.
 pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane: LaneTerms) -> LaneHandle {
     let (handle, requests) = mpsc::channel(WAITING_MAX);
     let (waiting, unanswered) = (VecDeque::new(), Unanswered::default());
+    let role = label(lane.role);
     let task = LaneTask { link, terms: lane, requests, is_over: false, waiting, unanswered, open: None };
-    tasks.spawn(TaskKind::Lane, label(lane.role), async move {
+    tasks.spawn(TaskKind::Lane, role, async move {
         tokio::select! {
             () = task.run() => {}
             // Whoever still waits sees its reply dropped: nobody knows whether the message is stored.
@@ -152,6 +149,8 @@ impl Open {
 struct Out {
     replies: Vec<(oneshot::Sender<Confirm>, Held)>,
     begun: Instant,
+    /// It is one message, and others wait for what becomes of it.
+    probe: Option<Probe>,
     /// Lasts until the answers are there: a session that is replaced meanwhile stays for them.
     _hold: Hold,
 }
@@ -189,10 +188,12 @@ impl LaneTask {
         }
     }
 
-    /// Waits for answers, and for requests while none waits.
+    /// Waits for answers, for requests while none waits, and else for what may let them out or refuse them.
     async fn wait(&mut self) {
         let mut arrived = Vec::new();
         tokio::select! {
+            () = self.link.changed(), if !self.waiting.is_empty() => {}
+            () = moved(&mut self.terms.gate), if !self.waiting.is_empty() => {}
             answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
             count = self.requests.recv_many(&mut arrived, self.terms.batch_max), if self.waiting.is_empty() && !self.is_over => {
                 self.is_over = count == 0;
@@ -215,13 +216,21 @@ impl LaneTask {
             }
         };
         let Some(open) = &mut self.open else { return false };
-        let batch = self.unanswered.take(&mut self.waiting, self.terms.batch_max, id_of);
+        let (most, probe) = match self.terms.gate.as_mut().map(|gate| gate.ask(self.link.outages())) {
+            Some(Passage::Wait(_)) => return false,
+            Some(Passage::Probe(probe)) => (1, Some(probe)),
+            Some(Passage::Closed) | None => (self.terms.batch_max, None),
+        };
+        let batch = self.unanswered.take(&mut self.waiting, most, id_of);
         if batch.is_empty() {
+            if let (Some(gate), Some(probe)) = (&self.terms.gate, probe) {
+                gate.withdraw(probe);
+            }
             return false;
         }
         let (publications, replies) =
             batch.into_iter().map(|request| (request.publication, (request.reply, request.held))).unzip();
-        open.out.push_back(Out { replies, begun: Instant::now(), _hold: hold });
+        open.out.push_back(Out { replies, begun: Instant::now(), probe, _hold: hold });
         open.lane.write(publications).await;
         true
     }
@@ -257,11 +266,31 @@ impl LaneTask {
         let Some(batch) = self.open.as_mut().and_then(|open| open.out.pop_front()) else { return };
         let (count, seconds) = (batch.replies.len(), batch.begun.elapsed().as_secs_f64());
         debug_assert_eq!(confirms.len(), count, "a lane answers every publication once");
+        if let (Some(gate), Some(probe)) = (&self.terms.gate, batch.probe) {
+            gate.answered(probe, confirms.iter().all(is_word_of_broker));
+        }
         metrics::batch_confirmed(label(self.terms.role), count, seconds);
         for ((reply, _held), confirm) in batch.replies.into_iter().zip(confirms) {
             // A caller that no longer waits has cancelled: the outcome is nobody's any more.
             drop(reply.send(confirm));
         }
+    }
+}
+
+/// Waits until the gate may let more out; for ever where it holds nothing back. Cancel-safe.
+async fn moved(gate: &mut Option<Gate>) {
+    match gate {
+        Some(gate) if gate.is_held() => gate.moved().await,
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+/// True for an outcome that only a broker can tell that is there.
+fn is_word_of_broker(confirm: &Confirm) -> bool {
+    match confirm {
+        Confirm::Stored | Confirm::Unroutable | Confirm::Refused | Confirm::ExchangeMissing(_) => true,
+        Confirm::NotSent(error) => matches!(error, BrokerError::AccessRefused { .. }),
+        Confirm::Lost | Confirm::TimedOut => false,
     }
 }
 
@@ -275,3 +304,6 @@ async fn answers(open: &mut Option<Open>) -> Vec<Vec<Confirm>> {
 fn id_of(request: &Request) -> &str {
     request.publication.message.properties.message_id.as_deref().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

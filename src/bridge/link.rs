@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::broker::{BrokerError, Session, SessionId};
 use crate::domain::readiness::Connected;
+use crate::telemetry::metrics;
 
 /// The link now.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,9 @@ pub struct LinkState {
     pub blocked: Option<String>,
     /// Sessions so far.
     pub sessions: u64,
+    /// Times that publishing was possible and then was not: the session went, or an alarm came. A first connect that fails
+    /// is one too.
+    pub outages: u64,
 }
 
 /// A live session and its number. Whoever has one uses the session: when it is replaced, it is closed after that.
@@ -80,6 +84,11 @@ impl LinkState {
         }
     }
 
+    /// True while publishes can be sent.
+    fn takes_publishes(&self) -> bool {
+        self.live.is_some() && self.blocked.is_none()
+    }
+
     /// True while receipts of this session are good: it is live, or was replaced and is not closed yet.
     pub fn settles(&self, id: SessionId) -> bool {
         self.leaving == Some(id) || self.live.as_ref().is_some_and(|live| live.id == id)
@@ -108,7 +117,16 @@ pub(super) fn link() -> (LinkTell, LinkWatch) {
 
 impl LinkTell {
     pub(super) fn change(&self, change: impl FnOnce(&mut LinkState)) {
-        self.0.send_modify(change);
+        self.0.send_modify(|link| {
+            let before = link.takes_publishes();
+            change(link);
+            let after = link.takes_publishes();
+            let never_began = link.outages == 0 && link.sessions == 0 && link.error.is_some();
+            if !after && (before || never_began) {
+                link.outages += 1;
+            }
+            metrics::publish_breaker(!after);
+        });
     }
 }
 
@@ -131,6 +149,11 @@ impl LinkWatch {
     /// Why the broker takes no publishes now, in its words.
     pub fn blocked(&self) -> Option<String> {
         self.0.borrow().blocked.clone()
+    }
+
+    /// See [`LinkState::outages`].
+    pub fn outages(&self) -> u64 {
+        self.0.borrow().outages
     }
 
     /// See [`LinkState::settles`].

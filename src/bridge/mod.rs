@@ -13,11 +13,13 @@ use crate::runtime::{PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics::CappedLabel;
 
 mod administration;
+mod gate;
 mod keeper;
 mod lane;
 mod link;
 mod objects;
 mod outbox;
+mod permits;
 mod pipe;
 mod publisher;
 mod registry;
@@ -86,7 +88,7 @@ impl Bridge {
     pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Self {
         let (tell, link) = link::link();
         let shared = Arc::new(settings.shared);
-        let terms = lane::LaneTerms { role: LaneRole::Settle, batch_max: settings.publish.batch_max };
+        let terms = lane::LaneTerms { role: LaneRole::Settle, batch_max: settings.publish.batch_max, gate: None };
         let copies = lane::start(tasks, link.clone(), phase.clone(), terms);
         let objects = objects::Objects::default();
         let context = Arc::new(subscription::Context {

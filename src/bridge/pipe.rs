@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::lane::{LaneHandle, Permits};
+use super::lane::LaneHandle;
 use super::link::LinkWatch;
+use super::permits::Permits;
 use super::publisher::{Publisher, Refusal, kib_of, result_label};
 use crate::broker::{Confirm, Publication};
 use crate::domain::name::ExchangeName;
@@ -213,7 +214,7 @@ impl<T> PipeInput<T> {
         let own = Arc::clone(&self.kib).acquire_many_owned(own).await.ok();
         let permits = self.publisher.wait_for_room(group.len(), kib).await;
         // Asked after the wait: much may have happened meanwhile.
-        self.publisher.refusal().map_or(Ok(Permits { _own: own, ..permits }), Err)
+        self.publisher.refusal().map_or_else(|| Ok(permits.and_own(own)), Err)
     }
 }
 

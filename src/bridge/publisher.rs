@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ::metrics::Gauge;
 use tokio::sync::Semaphore;
 
-use super::lane::{self, LaneHandle, LaneTerms, Permits};
+use super::gate::Gate;
+use super::lane::{self, LaneHandle, LaneTerms};
 use super::link::LinkWatch;
 use super::objects::PlanOf;
+use super::permits::{Counted, Permits};
 use super::pipe::{self, PipeInput, PipeOutput, PipeWindow, PublisherWatch};
 use super::registry::Registry;
 use super::scope;
@@ -72,6 +75,7 @@ struct Shared {
     link: LinkWatch,
     phase: PhaseWatch,
     labels: CappedLabel,
+    open_publishes: Gauge,
     /// What is made again when one of our exchanges is missing: its bindings went with it.
     topology: (Arc<Plan>, Registry),
     /// Held while it is made again.
@@ -86,8 +90,8 @@ impl Publisher {
         phase: PhaseWatch,
         (limits, topology): (PublishLimits, (Arc<Plan>, Registry)),
     ) -> Self {
-        let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max };
-        let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms);
+        let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max, gate: Some(Gate::default()) };
+        let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms.clone());
         let shared = Shared {
             lanes: (0..limits.lanes.max(1)).map(lane).collect(),
             next: AtomicUsize::new(0),
@@ -97,6 +101,7 @@ impl Publisher {
             link: link.clone(),
             phase,
             labels: CappedLabel::default(),
+            open_publishes: metrics::publishes_in_flight(),
             topology,
             repairing: tokio::sync::Mutex::new(()),
         };
@@ -193,19 +198,25 @@ impl Publisher {
 
     /// Room for these, kept until the lane has an answer for the last of them: a caller that goes away frees nothing.
     fn permits(&self, publications: &[Publication]) -> Option<Arc<Permits>> {
-        let (messages, kib) = self.share(publications.len(), publications.iter().map(kib_of).sum());
+        let count = publications.len();
+        let (messages, kib) = self.share(count, publications.iter().map(kib_of).sum());
         let messages = Arc::clone(&self.shared.in_flight).try_acquire_many_owned(messages).ok()?;
         let kib = Arc::clone(&self.shared.in_flight_kib).try_acquire_many_owned(kib).ok()?;
-        Some(Arc::new(Permits { _messages: Some(messages), _kib: Some(kib), _own: None }))
+        Some(Arc::new(Permits::new((Some(messages), Some(kib)), self.counted(count))))
     }
 
     /// The same, waited for. Cancel-safe.
     pub(super) async fn wait_for_room(&self, messages: usize, kib: usize) -> Permits {
+        let count = messages;
         let (messages, kib) = self.share(messages, kib);
         // The semaphores are never closed.
         let messages = Arc::clone(&self.shared.in_flight).acquire_many_owned(messages).await.ok();
         let kib = Arc::clone(&self.shared.in_flight_kib).acquire_many_owned(kib).await.ok();
-        Permits { _messages: messages, _kib: kib, _own: None }
+        Permits::new((messages, kib), self.counted(count))
+    }
+
+    fn counted(&self, messages: usize) -> Counted {
+        Counted::new(self.shared.open_publishes.clone(), messages)
     }
 
     /// One caller may always send, however much it brings: a limit below one request would refuse it for ever.

@@ -4,6 +4,7 @@
 //! know which broker or which wire it serves.
 
 pub mod backoff;
+pub mod breaker;
 pub mod coalesce;
 pub mod dead_letter;
 pub mod delay;

@@ -22,6 +22,10 @@ pub const BROKER_RECONNECTS: &str = "sidebus_broker_reconnects_total";
 pub const SECRET_RELOADS: &str = "sidebus_secret_reloads_total";
 /// Publishes by exchange and result.
 pub const PUBLISHED: &str = "sidebus_published_messages_total";
+/// Publishes of handlers without an answer.
+pub const PUBLISHES_IN_FLIGHT: &str = "sidebus_publishes_in_flight";
+/// 1 while publishes are refused for the broker's sake.
+pub const PUBLISH_BREAKER: &str = "sidebus_publish_breaker_open";
 /// From the lane's write to its confirms.
 pub const PUBLISH_CONFIRM_SECONDS: &str = "sidebus_publish_confirm_seconds";
 /// Messages that a lane wrote together.
@@ -81,6 +85,8 @@ pub fn install(version: &'static str) -> Result<PrometheusHandle, BuildError> {
     gauge!(READY).set(0.0);
     gauge!(BROKER_CONNECTED).set(0.0);
     gauge!(BROKER_BLOCKED).set(0.0);
+    gauge!(PUBLISHES_IN_FLIGHT).set(0.0);
+    gauge!(PUBLISH_BREAKER).set(1.0);
     Ok(handle)
 }
 
@@ -92,6 +98,8 @@ fn describe() {
     describe_counter!(BROKER_RECONNECTS, "sessions ended and connects failed, by reason");
     describe_counter!(SECRET_RELOADS, "tries to move to a session with new secrets, by result: ok, failed");
     describe_counter!(PUBLISHED, "publishes by exchange and result, each once");
+    describe_gauge!(PUBLISHES_IN_FLIGHT, "publishes of handlers that have no answer yet");
+    describe_gauge!(PUBLISH_BREAKER, "1 while publishes are refused: the broker is down or blocked");
     describe_histogram!(PUBLISH_CONFIRM_SECONDS, "from writing a batch to its last confirm");
     describe_histogram!(PUBLISH_BATCH_MESSAGES, "messages written together by a lane");
     describe_counter!(DELIVERIES, "deliveries handed to handlers");
@@ -209,6 +217,16 @@ impl SubscriptionMetrics {
 /// A publish has ended this way.
 pub fn published(exchange: &str, result: &'static str, count: u64) {
     counter!(PUBLISHED, "exchange" => exchange.to_owned(), "result" => result).increment(count);
+}
+
+/// Publishes of handlers without an answer: a handle, for this is on the way of every publish.
+pub fn publishes_in_flight() -> Gauge {
+    gauge!(PUBLISHES_IN_FLIGHT)
+}
+
+/// Publishes are refused for the broker's sake, or not.
+pub fn publish_breaker(open: bool) {
+    gauge!(PUBLISH_BREAKER).set(f64::from(u8::from(open)));
 }
 
 /// A lane has had all answers of a batch.

@@ -79,6 +79,8 @@ async fn the_page_tells_what_has_happened() {
         (names::READY, &[], 1.0),
         (names::BROKER_CONNECTED, &[], 1.0),
         (names::BROKER_BLOCKED, &[], 0.0),
+        (names::PUBLISHES_IN_FLIGHT, &[], 0.0),
+        (names::PUBLISH_BREAKER, &[], 0.0),
         (names::PUBLISHED, &[("exchange", "angzarr.events"), ("result", "stored")], 4.0),
         (names::PUBLISHED, &[("exchange", "angzarr.events"), ("result", "unroutable")], 1.0),
         (names::DELIVERIES, &[work], 5.0),
