@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,10 +16,14 @@ use crate::domain::lane_batch::Unanswered;
 use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics;
 
+mod load;
+
+use load::{Burden, Load};
+
 /// Publishes that wait for a lane before callers wait for them.
 const WAITING_MAX: usize = 1_024;
 
-/// Messages that are worth a batch of their own while another is out. With fewer the broker idles less for them than their
+/// Messages, or a full batch, that are worth a batch of their own while another is out. With fewer the broker idles less for them than their
 /// callers wait: a batch that another follows is answered with it. Sixty-four callers that each wait for their answer get
 /// twice as many a second when they share one batch (measured).
 const OVERLAP_FROM: usize = 128;
@@ -32,17 +35,7 @@ const FEW: usize = 8;
 #[derive(Debug, Clone)]
 pub(crate) struct LaneHandle {
     requests: mpsc::Sender<Request>,
-    load: Arc<AtomicUsize>,
-}
-
-/// A message that a lane has and has not answered, as long as this lives.
-#[derive(Debug)]
-struct Burden(Arc<AtomicUsize>);
-
-impl Drop for Burden {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    load: Arc<Load>,
 }
 
 #[derive(Debug)]
@@ -64,16 +57,16 @@ impl LaneHandle {
         permits: Option<Arc<Permits>>,
     ) -> oneshot::Receiver<Confirm> {
         let (reply, answer) = oneshot::channel();
-        self.load.fetch_add(1, Ordering::Relaxed);
-        let held = (permits, Burden(Arc::clone(&self.load)));
+        let held = (permits, Load::burden(&self.load));
         // A lane that is gone drops the reply, which the caller sees as lost.
         drop(self.requests.send(Request { publication, reply, held }).await);
+        self.load.handed_in();
         answer
     }
 
     /// Messages that it has and has not answered.
     pub(crate) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
+        self.load.messages()
     }
 
     /// Publishes one and waits for its outcome.
@@ -98,7 +91,18 @@ pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane:
     let (handle, requests) = mpsc::channel(WAITING_MAX);
     let (waiting, unanswered) = (VecDeque::new(), Unanswered::default());
     let role = label(lane.role);
-    let task = LaneTask { link, terms: lane, requests, is_over: false, waiting, unanswered, open: None };
+    let load: Arc<Load> = Arc::default();
+    let task = LaneTask {
+        link,
+        terms: lane,
+        load: Arc::clone(&load),
+        requests,
+        is_over: false,
+        waiting,
+        unanswered,
+        open: None,
+        more: usize::MAX,
+    };
     tasks.spawn(TaskKind::Lane, role, async move {
         tokio::select! {
             () = task.run() => {}
@@ -106,7 +110,7 @@ pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane:
             () = phase.reached(Phase::Close) => {}
         }
     });
-    LaneHandle { requests: handle, load: Arc::default() }
+    LaneHandle { requests: handle, load }
 }
 
 fn label(role: LaneRole) -> &'static str {
@@ -119,6 +123,7 @@ fn label(role: LaneRole) -> &'static str {
 struct LaneTask {
     link: LinkWatch,
     terms: LaneTerms,
+    load: Arc<Load>,
     requests: mpsc::Receiver<Request>,
     /// Nobody will ask for more.
     is_over: bool,
@@ -127,6 +132,8 @@ struct LaneTask {
     /// The ids that are out.
     unanswered: Unanswered,
     open: Option<Open>,
+    /// What waits would go out with so many more; the greatest number: it waits for something else.
+    more: usize,
 }
 
 /// A confirm channel and what is out on it.
@@ -138,10 +145,15 @@ struct Open {
 }
 
 impl Open {
-    /// Whether so many messages go out beside what is out.
-    fn overlaps(&self, waiting: usize) -> bool {
-        let out: usize = self.out.iter().map(|batch| batch.replies.len()).sum();
-        out <= FEW || waiting >= OVERLAP_FROM
+    /// Messages without an answer.
+    fn messages(&self) -> usize {
+        self.out.iter().map(|batch| batch.replies.len()).sum()
+    }
+
+    /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.
+    fn lacks(&self, waiting: usize, batch_max: usize) -> Option<usize> {
+        let enough = if self.messages() <= FEW { 0 } else { OVERLAP_FROM.min(batch_max) };
+        self.lane.has_room().then(|| enough.saturating_sub(waiting))
     }
 }
 
@@ -191,7 +203,14 @@ impl LaneTask {
     /// Waits for answers, for requests while none waits, and else for what may let them out or refuse them.
     async fn wait(&mut self) {
         let mut arrived = Vec::new();
+        let out = self.open.as_ref().map_or(0, Open::messages);
+        self.load.ring_at(self.more.saturating_add(self.waiting.len()).saturating_add(out));
+        // Looked at once the bell is set, so that nothing in between is missed.
+        if self.requests.len() >= self.more {
+            return;
+        }
         tokio::select! {
+            () = self.load.rung(), if self.more != usize::MAX => {}
             () = self.link.changed(), if !self.waiting.is_empty() => {}
             () = moved(&mut self.terms.gate), if !self.waiting.is_empty() => {}
             answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
@@ -236,6 +255,7 @@ impl LaneTask {
     }
 
     async fn way(&mut self) -> Way {
+        self.more = usize::MAX;
         // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
         let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
         let Some(live) = self.link.live() else { return Way::None(down(self.link.now().why_down())) };
@@ -245,8 +265,12 @@ impl LaneTask {
         }
         match &self.open {
             Some(open) if open.session == live.id && open.lane.is_open() => {
-                let is_free = open.lane.has_room() && open.overlaps(self.waiting.len());
-                return if is_free { Way::Free(live.hold) } else { Way::Taken };
+                let lacks = open.lacks(self.waiting.len(), self.terms.batch_max);
+                if lacks == Some(0) {
+                    return Way::Free(live.hold);
+                }
+                self.more = lacks.unwrap_or(usize::MAX);
+                return Way::Taken;
             }
             Some(open) if !open.out.is_empty() => return Way::Taken,
             Some(_) => debug!(role = label(self.terms.role), "lane retired"),
