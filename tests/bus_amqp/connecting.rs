@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use secrecy::SecretString;
 use sidebus::broker::amqp::{AmqpBroker, AmqpOptions, Login, Node, TlsOptions, Transport};
-use sidebus::broker::{Broker, BrokerError, SessionId};
+use sidebus::broker::{Broker, BrokerError, LaneRole, SessionEvent, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::lab::{PATIENCE, RabbitLab};
 use crate::support::rabbitmq::{self, BrokerHandle, Identity, SharedBroker};
+use crate::support::wait::until;
 
 const SECRET: &str = "canary-4711";
 
@@ -214,4 +216,22 @@ pub(crate) fn greeting() -> Vec<u8> {
     frame.extend(payload);
     frame.push(0xCE);
     frame
+}
+
+/// failures.md L2: whoever reconnects waits for this.
+#[tokio::test]
+async fn a_lost_session_is_let_go_at_once_also_where_one_of_its_links_has_fallen_silent() {
+    let lab = RabbitLab::new().await;
+    let session = lab.session().await;
+    let mut events = session.events();
+    let _lane = session.lane(LaneRole::Publish).await.expect("a lane");
+    // What looked first whether somebody answers has gone again.
+    until("to consume, to settle, to publish", async || (lab.proxy.open_links() == 3).then_some(())).await;
+
+    lab.proxy.freeze();
+    lab.proxy.cut_oldest(2);
+    let event = timeout(PATIENCE, events.next()).await.expect("the end is told");
+    assert!(matches!(event, Some(SessionEvent::Closed(BrokerError::SessionLost { .. }))), "{event:?}");
+    let closing = session.close(Duration::from_secs(20));
+    timeout(Duration::from_secs(1), closing).await.expect("nobody waits for the silent link");
 }

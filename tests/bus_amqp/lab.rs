@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct RabbitLab {
     shared: &'static SharedBroker,
-    proxy: Proxy,
+    pub(crate) proxy: Proxy,
     broker: Arc<AmqpBroker>,
     prefix: String,
 }

@@ -1,11 +1,14 @@
-//! A TCP link that can be cut: connections of one test pass through it, so that breaking them touches nobody else and
-//! needs no rights on the broker.
+//! A TCP link that can be cut or fall silent: connections of one test pass through it, so that breaking them touches nobody
+//! else and needs no rights on the broker.
 
+use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// Forwards a loopback port to another one.
@@ -16,6 +19,30 @@ pub(crate) struct Proxy {
     target: Arc<AtomicU16>,
     links: Arc<Mutex<Vec<AbortHandle>>>,
     accepting: AbortHandle,
+    silent: watch::Sender<Silent>,
+}
+
+/// Which ways of a link nothing passes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Silent {
+    there: bool,
+    back: bool,
+}
+
+/// One way of a link.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    There,
+    Back,
+}
+
+impl Silent {
+    fn on(self, way: Way) -> bool {
+        match way {
+            Way::There => self.there,
+            Way::Back => self.back,
+        }
+    }
 }
 
 impl Proxy {
@@ -26,21 +53,56 @@ impl Proxy {
         let own_port = listener.local_addr().expect("a bound port").port();
         let links = Arc::new(Mutex::new(Vec::new()));
         let target = Arc::new(AtomicU16::new(port));
+        let silent = watch::Sender::new(Silent::default());
         let (host, known, towards) = (host.to_owned(), Arc::clone(&links), Arc::clone(&target));
+        let heard = silent.subscribe();
         let accepting = tokio::spawn(async move {
             while let Ok((inner, _)) = listener.accept().await {
-                let (host, port) = (host.clone(), towards.load(Ordering::Relaxed));
-                let link = tokio::spawn(async move { forward(inner, &host, port).await });
+                let (host, port, heard) = (host.clone(), towards.load(Ordering::Relaxed), heard.clone());
+                let link = tokio::spawn(async move { forward(inner, &host, port, heard).await });
                 known.lock().expect("no test panics here").push(link.abort_handle());
             }
         });
-        Self { port: own_port, target, links, accepting: accepting.abort_handle() }
+        Self { port: own_port, target, links, accepting: accepting.abort_handle(), silent }
     }
 
     /// New links lead to another port from now on.
     #[allow(dead_code, reason = "each test binary uses a part of it")]
     pub(crate) fn lead_to(&self, port: u16) {
         self.target.store(port, Ordering::Relaxed);
+    }
+
+    /// Every link stays open, new ones can be made, and nothing passes them: no byte and no end of either side.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn freeze(&self) {
+        self.silent.send_replace(Silent { there: true, back: true });
+    }
+
+    /// The same for what comes back from the other side, while it goes on hearing everything.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn freeze_answers(&self) {
+        self.silent.send_replace(Silent { there: false, back: true });
+    }
+
+    /// Everything passes again, what was held back first.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn thaw(&self) {
+        self.silent.send_replace(Silent::default());
+    }
+
+    /// Links that are open now.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn open_links(&self) -> usize {
+        let mut links = self.links.lock().expect("no test panics here");
+        links.retain(|link| !link.is_finished());
+        links.len()
+    }
+
+    /// Cuts so many of them, those that were made first.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn cut_oldest(&self, count: usize) {
+        assert!(self.open_links() >= count, "there are not so many");
+        self.links.lock().expect("no test panics here").drain(..count).for_each(|link| link.abort());
     }
 
     /// Cuts every link; new ones can be made.
@@ -57,12 +119,43 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(mut inner: TcpStream, host: &str, port: u16) {
-    let Ok(mut outer) = TcpStream::connect((host, port)).await else { return };
+async fn forward(inner: TcpStream, host: &str, port: u16, silent: watch::Receiver<Silent>) {
+    let Ok(outer) = TcpStream::connect((host, port)).await else { return };
     // Both sides send small frames that somebody waits for.
     let tuned = inner.set_nodelay(true).and_then(|()| outer.set_nodelay(true));
     if tuned.is_ok() {
+        let ((from_inner, to_inner), (from_outer, to_outer)) = (inner.into_split(), outer.into_split());
         // However it ends, both sockets are closed by it.
-        let _ = copy_bidirectional(&mut inner, &mut outer).await;
+        let _ = tokio::try_join!(
+            pass(from_inner, to_outer, (Way::There, silent.clone())),
+            pass(from_outer, to_inner, (Way::Back, silent)),
+        );
     }
+}
+
+/// Passes bytes on until their end, which is passed on too.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    (way, mut silent): (Way, watch::Receiver<Silent>),
+) -> io::Result<()> {
+    let mut bytes = vec![0_u8; 16 * 1024];
+    loop {
+        heard(&mut silent, way).await;
+        let count = tokio::select! {
+            count = from.read(&mut bytes) => count?,
+            // What comes from now on may have to wait.
+            _ = silent.changed() => continue,
+        };
+        heard(&mut silent, way).await;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&bytes[..count]).await?;
+    }
+}
+
+async fn heard(silent: &mut watch::Receiver<Silent>, way: Way) {
+    // It is there as long as its proxy, and so is this link.
+    let _ = silent.wait_for(|silent| !silent.on(way)).await;
 }

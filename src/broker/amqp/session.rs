@@ -196,6 +196,16 @@ impl AmqpSession {
     }
 
     async fn close_within(&self, limit: Duration) {
+        // One that is lost is only let go: whoever reconnects waits for this, and lapin may wait for the answer of a dead socket.
+        if self.hub.ensure_open().is_ok() {
+            self.close_politely(limit).await;
+        }
+        self.publish.close();
+        self.admin.close();
+        self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
+    }
+
+    async fn close_politely(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         // Whatever fails or is late is cut below; the broker then gives back by itself.
         let _ = timeout_at(deadline, self.give_back()).await;
@@ -205,9 +215,6 @@ impl AmqpSession {
             close_all(&self.admin).await;
         };
         let _ = timeout_at(polite_until, polite).await;
-        self.publish.close();
-        self.admin.close();
-        self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
     }
 
     async fn give_back(&self) {
