@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::publisher_service_client::PublisherServiceClient;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::wait::PATIENCE;
@@ -79,11 +81,86 @@ impl Publisher {
         (confirmed, failures)
     }
 
+    /// Opens a stream and waits until it is accepted.
+    pub(crate) async fn open(&self) -> Publishing {
+        let (items, outgoing) = mpsc::channel(64);
+        let mut client = self.0.clone();
+        let answer = client.publish_stream(ReceiverStream::new(outgoing));
+        let answers = timeout(PATIENCE, answer).await.expect("an answer").expect("a stream").into_inner();
+        let mut publishing = Publishing {
+            items,
+            answers,
+            sequence: 0,
+            answered: 0,
+            confirmed: Vec::new(),
+            failures: Vec::new(),
+            states: Vec::new(),
+        };
+        publishing.until("the stream is accepted", |it| !it.states.is_empty()).await;
+        publishing
+    }
+
     /// Publishes numbered messages, all of which must be confirmed.
     pub(crate) async fn publish_numbers(&self, numbers: std::ops::Range<usize>) {
         let messages: Vec<_> = numbers.map(numbered).collect();
         for batch in messages.chunks(500) {
             self.publish(batch.to_vec()).await.expect("confirmed");
         }
+    }
+}
+
+/// An open `PublishStream`, whose answers are kept until a test asks for them.
+#[derive(Debug)]
+pub(crate) struct Publishing {
+    items: mpsc::Sender<v1::PublishStreamRequest>,
+    answers: Streaming<v1::PublishStreamResponse>,
+    sequence: i64,
+    answered: usize,
+    pub(crate) confirmed: Vec<i64>,
+    pub(crate) failures: Vec<v1::PublishFailure>,
+    pub(crate) states: Vec<v1::PublisherState>,
+}
+
+impl Publishing {
+    /// Publishes these with the next sequences, from 1, in one frame.
+    pub(crate) async fn publish(&mut self, messages: impl IntoIterator<Item = v1::Message>) {
+        let number = |message| {
+            self.sequence += 1;
+            v1::PublishItem { sequence: self.sequence, message: Some(message) }
+        };
+        let items = messages.into_iter().map(number).collect();
+        self.items.send(v1::PublishStreamRequest { open: None, items }).await.expect("the stream is open");
+    }
+
+    /// The last sequence so far.
+    pub(crate) fn sequence(&self) -> i64 {
+        self.sequence
+    }
+
+    /// Takes frames until something is true of what has come.
+    pub(crate) async fn until(&mut self, what: &str, is_true: impl Fn(&Self) -> bool) {
+        let taking = async {
+            while !is_true(self) {
+                self.take_frame().await;
+            }
+        };
+        let in_time = timeout(PATIENCE, taking).await.is_ok();
+        assert!(in_time, "not in time: {what}; states {:?}, failures {:?}", self.states, self.failures.last());
+    }
+
+    /// Takes one frame; the stream must not end.
+    pub(crate) async fn take_frame(&mut self) {
+        let frame = self.answers.message().await.expect("the stream goes on").expect("the stream goes on");
+        if frame.state() != v1::PublisherState::Unspecified {
+            self.states.push(frame.state());
+        }
+        self.answered += frame.confirmed_sequences.len() + frame.failures.len();
+        self.confirmed.extend(frame.confirmed_sequences);
+        self.failures.extend(frame.failures);
+    }
+
+    /// True once each message of it has an answer.
+    pub(crate) fn is_answered(&self) -> bool {
+        i64::try_from(self.answered) == Ok(self.sequence)
     }
 }

@@ -13,8 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::handler::Handler;
 use super::process::Process;
+use super::proxy::Proxy;
 use super::publisher::Publisher;
-use super::rabbitmq;
+use super::rabbitmq::{self, BrokerHandle};
 use super::wait::until;
 
 /// Tests run beside each other and beside whatever else runs here.
@@ -24,8 +25,10 @@ pub(crate) const FREE_PORTS: [(&str, &str); 2] =
 /// Names that no other test has, and settings that use them.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    /// Address of the broker, as `AMQP_URL` would name it.
+    /// Address of the broker for sidecars, as `AMQP_URL` would name it.
     pub(crate) url: String,
+    /// The same for what happens behind their backs.
+    behind: String,
     pub(crate) prefix: String,
     folder: TempDir,
 }
@@ -38,7 +41,16 @@ impl Scene {
 
     /// On a given broker.
     pub(crate) fn on(url: String) -> Self {
-        Self { url, prefix: rabbitmq::prefix(), folder: tempfile::tempdir().expect("a folder") }
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { behind: url.clone(), url, prefix: rabbitmq::prefix(), folder }
+    }
+
+    /// On a given broker, which sidecars reach through a link that the test can break.
+    pub(crate) async fn linked(node: &BrokerHandle) -> (Self, Proxy) {
+        let proxy = Proxy::to("127.0.0.1", node.port).await;
+        let scene = Self::on(node.url(("guest", "guest"), "/"));
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", proxy.port);
+        (Self { url, ..scene }, proxy)
     }
 
     /// A name of this scene: of an exchange or a queue.
@@ -82,7 +94,7 @@ impl Scene {
     /// A channel of a bare connection, for what a test does behind Sidebus's back.
     pub(crate) async fn amqp(&self) -> Amqp {
         let properties = lapin::ConnectionProperties::default();
-        let connection = lapin::Connection::connect(&self.url, properties).await.expect("the broker is up");
+        let connection = lapin::Connection::connect(&self.behind, properties).await.expect("the broker is up");
         Amqp { channel: connection.create_channel().await.expect("a channel"), connection }
     }
 }
@@ -136,6 +148,16 @@ impl Amqp {
         let options = BasicGetOptions { no_ack: true };
         let get = async || self.channel.basic_get(queue.into(), options).await.expect("the queue is there");
         until(&format!("a message in {queue}"), get).await
+    }
+
+    /// Takes all numbered messages off a queue for good.
+    pub(crate) async fn numbers(&self, queue: &str) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        for _ in 0..self.depth(queue).await.expect("the queue is there") {
+            let body = self.get(queue).await.delivery.data;
+            numbers.push(std::str::from_utf8(&body).ok().and_then(|text| text.parse().ok()).expect("a number"));
+        }
+        numbers
     }
 
     pub(crate) async fn delete_exchange(&self, name: &str) {
