@@ -7,7 +7,7 @@ use std::time::Duration;
 use sidebus::grpc::proto::sidebus::v1;
 use tokio::time::Instant;
 
-use crate::support::handler::{Handler, number};
+use crate::support::handler::number;
 use crate::support::nodes;
 use crate::support::process::Process;
 use crate::support::scene::{Scene, Sidecar};
@@ -16,18 +16,6 @@ use crate::support::wait::until;
 /// From the broker's port answering again to consuming again; two seconds are promised, the rest is for a busy machine.
 const RESUMED_WITHIN: Duration = Duration::from_secs(5);
 const BROKER_LOST: i32 = v1::RevocationReason::BrokerLost as i32;
-
-/// Takes and acks deliveries until these numbers have come; answers everything that came.
-async fn handle_all(handler: &mut Handler, mut missing: BTreeSet<usize>) -> Vec<v1::Delivery> {
-    let mut taken = Vec::new();
-    while !missing.is_empty() {
-        let delivery = handler.delivery().await;
-        missing.remove(&number(&delivery));
-        handler.ack(std::slice::from_ref(&delivery)).await;
-        taken.push(delivery);
-    }
-    taken
-}
 
 async fn ended_empty(mut sidecar: Sidecar, scene: &Scene) {
     assert_eq!(sidecar.process.stop().await, Some(0));
@@ -51,7 +39,7 @@ async fn what_a_killed_handler_held_is_handled_by_another_one_on_the_same_attemp
         victim.kill().await;
 
         let mut another = sidecar.handler().await;
-        let taken = handle_all(&mut another, (0..50).collect()).await;
+        let taken = another.handle_all((0..50).collect()).await;
         assert!(taken.iter().all(|delivery| delivery.attempt == 1), "{queue_type}");
         assert_eq!(taken.len(), 50, "{queue_type}: none comes twice");
         assert!(taken.iter().any(|delivery| delivery.redelivered), "{queue_type}: the victim held some");
@@ -74,7 +62,7 @@ async fn nothing_is_lost_when_the_sidecar_is_killed_with_deliveries_in_flight() 
 
         let sidecar = scene.sidecar(&tables).await;
         let mut handler = sidecar.handler().await;
-        let taken = handle_all(&mut handler, (5..100).collect()).await;
+        let taken = handler.handle_all((5..100).collect()).await;
         assert!(taken.iter().all(|delivery| delivery.attempt == 1), "{queue_type}");
         let ids: BTreeSet<i64> = held.iter().chain(&taken).map(|delivery| delivery.id).collect();
         assert_eq!(ids.len(), held.len() + taken.len(), "no delivery id repeats over a restart");
@@ -126,7 +114,7 @@ async fn a_stream_outlives_its_killed_broker_and_everything_confirmed_is_handled
     let resumed = accepting.elapsed();
     println!("consuming again {} ms after the broker greeted", resumed.as_millis());
     assert!(resumed < RESUMED_WITHIN, "{resumed:?}");
-    let taken = handle_all(&mut handler, (12..200).collect()).await;
+    let taken = handler.handle_all((12..200).collect()).await;
     assert!(taken.iter().all(|delivery| delivery.attempt == 1));
     assert!(taken.iter().all(|delivery| !(10..12).contains(&number(delivery))), "what was acked late comes to nobody");
     sidecar.metric_becomes("sidebus_acked_again_total{subscription=\"work\"}", 2.0).await;
@@ -183,7 +171,7 @@ async fn sigterm_under_load_drains_without_loss_and_without_duplicates() {
     scene.amqp().await.wait_for_depth(&scene.name("work"), left).await;
     let sidecar = scene.sidecar(&tables).await;
     let mut handler = sidecar.handler().await;
-    let rest = handle_all(&mut handler, (0..3_000).filter(|number| !before.contains(number)).collect()).await;
+    let rest = handler.handle_all((0..3_000).filter(|number| !before.contains(number)).collect()).await;
     assert_eq!(rest.len() + before.len(), 3_000, "none twice");
 }
 

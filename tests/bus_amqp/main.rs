@@ -19,6 +19,7 @@ mod e2e_links;
 mod e2e_loss;
 mod e2e_mending;
 mod e2e_mismatch;
+mod e2e_outages;
 mod e2e_production;
 mod e2e_publishing;
 mod e2e_releases;

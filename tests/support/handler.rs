@@ -1,6 +1,6 @@
 //! A handler as the tests want it: generated stubs, every frame kept until a test asks for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::consumer_service_client::ConsumerServiceClient;
@@ -111,6 +111,18 @@ impl Handler {
     pub(crate) async fn deliveries(&mut self, count: usize) -> Vec<v1::Delivery> {
         self.until(&format!("{count} deliveries"), |handler| handler.deliveries.len() >= count).await;
         self.deliveries.drain(..count).collect()
+    }
+
+    /// Takes and acks deliveries until these numbers have come; answers everything that came.
+    pub(crate) async fn handle_all(&mut self, mut missing: BTreeSet<usize>) -> Vec<v1::Delivery> {
+        let mut taken = Vec::new();
+        while !missing.is_empty() {
+            let delivery = self.delivery().await;
+            missing.remove(&number(&delivery));
+            self.ack(std::slice::from_ref(&delivery)).await;
+            taken.push(delivery);
+        }
+        taken
     }
 
     /// Deliveries that have come and were not asked for yet.
