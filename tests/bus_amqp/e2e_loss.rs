@@ -1,13 +1,15 @@
 //! Handlers, sidecars and brokers that die: everything confirmed is handled, and nothing is charged to a message.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use sidebus::grpc::proto::sidebus::v1;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::support::handler::number;
+use crate::support::handler::{Handler, number};
 use crate::support::nodes;
 use crate::support::process::Process;
 use crate::support::scene::{Scene, Sidecar};
@@ -194,4 +196,56 @@ async fn a_handler_that_never_answers_does_not_keep_a_sidecar_from_ending() {
     assert!(handler.revocations.iter().any(|revocation| revocation.reason == drained), "{:?}", handler.revocations);
     until("all are back", async || (scene.amqp().await.depth(&scene.name("work")).await == Some(10)).then_some(()))
         .await;
+}
+
+/// Takes and acks whatever comes, until all handlers together have so many; answers the numbers.
+async fn share(handler: &mut Handler, taken: &Cell<usize>, enough: &Semaphore, goal: usize) -> Vec<usize> {
+    let mut own = Vec::new();
+    loop {
+        tokio::select! {
+            () = handler.take_frame() => {}
+            _ = enough.acquire() => return own,
+        }
+        assert!(handler.ended.is_none(), "{:?}", handler.ended);
+        let deliveries = handler.take_deliveries();
+        handler.ack(&deliveries).await;
+        own.extend(deliveries.iter().map(number));
+        taken.set(taken.get() + deliveries.len());
+        if taken.get() >= goal {
+            enough.close();
+        }
+    }
+}
+
+/// failures.md S1 and H10.
+#[tokio::test]
+async fn two_sidecars_share_a_queue_and_one_finishes_what_the_other_held_when_it_was_killed() {
+    let scene = Scene::new().await;
+    let tables = scene.work("");
+    let (mut first, second) = (scene.sidecar(&tables).await, scene.sidecar(&tables).await);
+    let (mut one, mut other) = (first.handler().await, second.handler().await);
+    for handler in [&mut one, &mut other] {
+        handler.state(v1::SubscriptionState::Active, 0).await;
+    }
+    let (taken, enough) = (Cell::new(0), Semaphore::new(0));
+    let (by_one, by_other, ()) =
+        tokio::join!(share(&mut one, &taken, &enough, 2_000), share(&mut other, &taken, &enough, 2_000), async {
+            first.publisher().await.publish_numbers(0..2_000).await
+        },);
+    assert!(!by_one.is_empty() && !by_other.is_empty(), "both work: {} and {}", by_one.len(), by_other.len());
+    let all: BTreeSet<usize> = by_one.iter().chain(&by_other).copied().collect();
+    assert!(all.into_iter().eq(0..2_000));
+    assert_eq!(by_one.len() + by_other.len(), 2_000, "none twice");
+
+    second.publisher().await.publish_numbers(2_000..2_200).await;
+    let held = one.deliveries(50).await;
+    first.process.kill().await;
+    let rest = other.handle_all((2_000..2_200).collect()).await;
+    // Of the first round an ack may have been lost with the sidecar.
+    assert_eq!(rest.iter().filter(|delivery| number(delivery) >= 2_000).count(), 200, "none twice");
+    assert!(rest.iter().all(|delivery| delivery.attempt == 1), "nothing is charged");
+    let held: BTreeSet<usize> = held.iter().map(number).collect();
+    assert!(rest.iter().all(|delivery| !held.contains(&number(delivery)) || delivery.redelivered));
+    other.leave().await;
+    ended_empty(second, &scene).await;
 }

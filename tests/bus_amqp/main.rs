@@ -28,6 +28,7 @@ mod e2e_retry;
 mod e2e_rights;
 mod e2e_rotation;
 mod e2e_start;
+mod e2e_stopping;
 mod e2e_topology;
 mod inequivalent;
 mod lab;
