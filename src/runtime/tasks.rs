@@ -142,6 +142,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
 
+    /// failures.md S4.
     #[tokio::test]
     async fn a_panic_of_a_needed_task_is_told_and_of_a_stream_is_not() {
         let tasks = Tasks::default();

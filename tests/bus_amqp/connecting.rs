@@ -89,6 +89,7 @@ async fn a_closed_port_is_unreachable() {
     assert!(matches!(error, BrokerError::Unreachable { .. }), "{error:?}");
 }
 
+/// failures.md L4.
 #[tokio::test]
 async fn a_silent_listener_ends_with_the_preflight_deadline() {
     let (_listener, address) = listener().await;
@@ -161,6 +162,7 @@ async fn a_trusted_certificate_carries_a_whole_session_and_another_none() {
     assert!(output.status.success() && text.contains("2 passed"), "{text}");
 }
 
+/// failures.md L4.
 #[tokio::test]
 async fn a_broker_that_greets_and_falls_silent_is_given_up_and_leaves_nothing_behind() {
     let (listener, address) = listener().await;

@@ -88,6 +88,7 @@ async fn a_missing_queue_is_named() {
     assert_eq!(refused, Err(BrokerError::Missing { object: format!("queue {queue}") }));
 }
 
+/// failures.md L9.
 #[tokio::test]
 async fn a_deleted_queue_ends_its_consumer_alone() {
     let lab = RabbitLab::new().await;
@@ -109,6 +110,7 @@ fn broker_of(shared: &SharedBroker, confirm_timeout: Duration) -> AmqpBroker {
     AmqpBroker::new(AmqpOptions { confirm_timeout, ..shared.options() })
 }
 
+/// failures.md L1.
 #[tokio::test]
 async fn a_killed_broker_ends_the_session_and_comes_back_with_everything_confirmed() {
     let mut shared = SharedBroker::private(BrokerHandle::start().await);
@@ -137,6 +139,7 @@ async fn a_killed_broker_ends_the_session_and_comes_back_with_everything_confirm
     assert!(again.iter().all(|incoming| incoming.redelivered));
 }
 
+/// failures.md L7.
 #[tokio::test]
 async fn an_alarm_blocks_publishes_and_lets_acks_through() {
     let shared = SharedBroker::private(BrokerHandle::start().await);

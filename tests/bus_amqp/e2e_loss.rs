@@ -25,6 +25,7 @@ async fn ended_empty(mut sidecar: Sidecar, scene: &Scene) {
     scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }
 
+/// failures.md H1.
 #[tokio::test]
 async fn what_a_killed_handler_held_is_handled_by_another_one_on_the_same_attempt() {
     for queue_type in ["quorum", "classic"] {
@@ -50,6 +51,7 @@ async fn what_a_killed_handler_held_is_handled_by_another_one_on_the_same_attemp
     }
 }
 
+/// failures.md S1.
 #[tokio::test]
 async fn nothing_is_lost_when_the_sidecar_is_killed_with_deliveries_in_flight() {
     for queue_type in ["quorum", "classic"] {
@@ -73,6 +75,7 @@ async fn nothing_is_lost_when_the_sidecar_is_killed_with_deliveries_in_flight() 
     }
 }
 
+/// failures.md L1.
 #[tokio::test]
 async fn a_stream_outlives_its_killed_broker_and_everything_confirmed_is_handled() {
     let mut node = nodes::mortal().await;
@@ -124,6 +127,7 @@ async fn a_stream_outlives_its_killed_broker_and_everything_confirmed_is_handled
     ended_empty(sidecar, &scene).await;
 }
 
+/// failures.md L9.
 #[tokio::test]
 async fn a_queue_deleted_while_it_is_consumed_is_declared_and_consumed_again() {
     let scene = Scene::new().await;
@@ -143,6 +147,7 @@ async fn a_queue_deleted_while_it_is_consumed_is_declared_and_consumed_again() {
     ended_empty(sidecar, &scene).await;
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn sigterm_under_load_drains_without_loss_and_without_duplicates() {
     let scene = Scene::new().await;
@@ -177,6 +182,7 @@ async fn sigterm_under_load_drains_without_loss_and_without_duplicates() {
     assert_eq!(rest.len() + before.len(), 3_000, "none twice");
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn a_handler_that_never_answers_does_not_keep_a_sidecar_from_ending() {
     let scene = Scene::new().await;
@@ -228,10 +234,12 @@ async fn two_sidecars_share_a_queue_and_one_finishes_what_the_other_held_when_it
         handler.state(v1::SubscriptionState::Active, 0).await;
     }
     let (taken, enough) = (Cell::new(0), Semaphore::new(0));
-    let (by_one, by_other, ()) =
-        tokio::join!(share(&mut one, &taken, &enough, 2_000), share(&mut other, &taken, &enough, 2_000), async {
-            first.publisher().await.publish_numbers(0..2_000).await
-        },);
+    let publisher = first.publisher().await;
+    let (by_one, by_other, ()) = tokio::join!(
+        share(&mut one, &taken, &enough, 2_000),
+        share(&mut other, &taken, &enough, 2_000),
+        publisher.publish_numbers(0..2_000),
+    );
     assert!(!by_one.is_empty() && !by_other.is_empty(), "both work: {} and {}", by_one.len(), by_other.len());
     let all: BTreeSet<usize> = by_one.iter().chain(&by_other).copied().collect();
     assert!(all.into_iter().eq(0..2_000));

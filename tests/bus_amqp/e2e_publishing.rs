@@ -45,6 +45,7 @@ async fn of_a_stream_of_100_000_each_eighth_is_unroutable_and_no_other() {
     scene.amqp().await.wait_for_depth(&scene.name("work"), stored).await;
 }
 
+/// failures.md L5 and P8.
 #[tokio::test]
 async fn a_missing_exchange_fails_alone_among_255_good_neighbours() {
     let scene = Scene::new().await;
@@ -148,6 +149,7 @@ async fn a_publish_to_an_internal_exchange_of_the_settings_hurts_no_neighbour() 
     }
 }
 
+/// failures.md L5.
 #[tokio::test]
 async fn an_exchange_without_the_right_to_write_costs_its_neighbours_one_batch_and_no_other() {
     let node = nodes::managed().await;

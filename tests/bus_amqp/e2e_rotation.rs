@@ -79,6 +79,7 @@ async fn with_login_in_files((mount, node): (&Mount, &BrokerHandle), user: &str,
     (scene, sidecar)
 }
 
+/// failures.md L12.
 #[tokio::test]
 async fn a_rotated_login_moves_a_busy_sidecar_over_without_a_loss() {
     let (mount, node) = (Mount::new(), nodes::managed().await);
@@ -119,6 +120,7 @@ async fn a_rotated_login_moves_a_busy_sidecar_over_without_a_loss() {
     scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }
 
+/// failures.md L12.
 #[tokio::test]
 async fn a_new_password_that_the_broker_refuses_leaves_the_sidecar_as_it_is_until_it_fits() {
     let (mount, node) = (Mount::new(), nodes::managed().await);

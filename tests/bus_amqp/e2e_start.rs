@@ -53,6 +53,7 @@ async fn without_a_broker_it_begins_as_soon_as_one_is_there() {
     handler.leave().await;
 }
 
+/// failures.md L11.
 #[tokio::test]
 async fn a_wrong_password_is_told_without_the_password_and_tried_until_it_is_right() {
     let node = nodes::managed().await;
@@ -71,6 +72,7 @@ async fn a_wrong_password_is_told_without_the_password_and_tried_until_it_is_rig
     assert!(!sidecar.process.said().contains(SECRET));
 }
 
+/// failures.md L11.
 #[tokio::test]
 async fn a_missing_virtual_host_is_named_and_used_once_it_is_there() {
     let node = nodes::managed().await;
@@ -86,6 +88,7 @@ async fn a_missing_virtual_host_is_named_and_used_once_it_is_there() {
     sidecar.ready().await;
 }
 
+/// failures.md L11.
 #[tokio::test]
 async fn a_user_who_may_not_declare_is_told_so_and_goes_on_once_it_may() {
     let node = nodes::managed().await;

@@ -40,6 +40,7 @@ fn password(user: &str, password: &str) -> Login {
     Login::Password { username: SecretString::from(user), password: SecretString::from(password) }
 }
 
+/// failures.md L13.
 #[tokio::test]
 async fn of_several_nodes_the_one_that_answers_is_used_whatever_the_order() {
     let shared = rabbitmq::shared().await;
@@ -53,6 +54,7 @@ async fn of_several_nodes_the_one_that_answers_is_used_whatever_the_order() {
     }
 }
 
+/// failures.md L4 and L13.
 #[tokio::test]
 async fn a_node_that_accepts_and_stays_silent_costs_its_share_and_no_more() {
     let shared = rabbitmq::shared().await;
@@ -66,6 +68,7 @@ async fn a_node_that_accepts_and_stays_silent_costs_its_share_and_no_more() {
     }
 }
 
+/// failures.md L13.
 #[tokio::test]
 async fn when_no_node_answers_each_is_named() {
     let (one, two) = (closed_port().await, closed_port().await);
@@ -76,6 +79,7 @@ async fn when_no_node_answers_each_is_named() {
     assert!(text.contains(&one.to_string()) && text.contains(&two.to_string()), "{text}");
 }
 
+/// failures.md L12.
 #[tokio::test]
 async fn a_login_is_read_anew_for_every_session_and_every_pooled_connection() {
     let node = nodes::managed().await;

@@ -66,6 +66,7 @@ async fn an_authority_a_name_and_a_client_certificate_carry_a_session() {
     connect(options(tls(&mount, &secured.authority, Some(&pair))).await).await.expect("a session");
 }
 
+/// failures.md L10.
 #[tokio::test]
 async fn another_authority_is_named_with_the_way_to_trust_it() {
     let (mount, secured) = (Mount::new(), nodes::secured().await);
@@ -78,6 +79,7 @@ async fn another_authority_is_named_with_the_way_to_trust_it() {
     assert_eq!(refusal(own).await.0, TlsFault::UnknownAuthority);
 }
 
+/// failures.md L10.
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused_and_the_name_told() {
     let (mount, secured) = (Mount::new(), nodes::secured().await);
@@ -91,6 +93,7 @@ async fn a_certificate_for_another_name_is_refused_and_the_name_told() {
     }
 }
 
+/// failures.md L10.
 #[tokio::test]
 async fn a_client_certificate_that_is_missing_expired_or_of_another_authority_is_told_apart() {
     let (mount, secured) = (Mount::new(), nodes::secured().await);
@@ -159,6 +162,7 @@ async fn a_broker_that_takes_no_certificate_as_login_is_told_so() {
     assert!(error.to_string().contains("not by EXTERNAL"), "{error}");
 }
 
+/// failures.md L10.
 /// A listener with an expired certificate, which no broker would start with for long.
 #[tokio::test]
 async fn an_expired_certificate_of_the_broker_is_refused() {

@@ -22,6 +22,7 @@ pub(super) async fn events_tell_of_the_end_and_of_nothing_before(lab: Arc<dyn La
     closed(scene.session.events()).await;
 }
 
+/// failures.md L2.
 pub(super) async fn a_new_session_works_after_a_cut(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let queue = scene.queue("reborn", Kind::Quorum, &[]).await;
@@ -36,6 +37,7 @@ pub(super) async fn a_new_session_works_after_a_cut(lab: Arc<dyn Lab>) {
     assert_eq!(tap.ack(taken).await, [Settled::Applied; 2]);
 }
 
+/// failures.md L2.
 pub(super) async fn receipts_of_a_lost_session_are_stale(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     for kind in Kind::BOTH {
@@ -54,6 +56,7 @@ pub(super) async fn receipts_of_a_lost_session_are_stale(lab: Arc<dyn Lab>) {
     }
 }
 
+/// failures.md L2.
 pub(super) async fn a_cut_ends_arrivals_with_an_error(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let queue = scene.queue("cut", Kind::Classic, &[]).await;
@@ -64,6 +67,7 @@ pub(super) async fn a_cut_ends_arrivals_with_an_error(lab: Arc<dyn Lab>) {
     tap.end().await;
 }
 
+/// failures.md L2.
 pub(super) async fn a_lane_of_a_lost_session_stores_nothing(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let queue = scene.queue("lost", Kind::Classic, &[]).await;

@@ -69,6 +69,7 @@ async fn letter(bench: &Bench) -> sidebus::domain::message::Headers {
     arrivals.next_batch(1).await.unwrap().remove(0).message.properties.headers
 }
 
+/// failures.md L6.
 #[tokio::test(start_paused = true)]
 async fn a_copy_whose_confirm_is_lost_is_stored_again_before_the_original_is_acked() {
     let bench = Bench::start();

@@ -24,6 +24,7 @@ async fn a_message_goes_in_comes_out_and_is_gone_after_its_ack() {
     bench.depth_becomes("work", 0, 0).await;
 }
 
+/// failures.md H13.
 #[tokio::test(start_paused = true)]
 async fn without_a_handler_nothing_is_taken_from_the_queue() {
     let bench = Bench::start();
@@ -102,6 +103,7 @@ async fn a_release_comes_back_with_the_same_attempt() {
     assert_eq!(again[0].seen.record.attempt(), 1);
 }
 
+/// failures.md L7.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
     let bench = Bench::start();
@@ -122,6 +124,7 @@ async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
     assert_eq!(bench.try_publish("b").await, Confirm::Stored);
 }
 
+/// failures.md L8.
 #[tokio::test(start_paused = true)]
 async fn the_lease_limit_gives_back_what_a_slow_handler_extends_for_ever() {
     let bench = Bench::start();

@@ -104,6 +104,7 @@ async fn a_paused_handler_that_leaves_keeps_nothing_that_it_never_saw() {
     bench.depth_becomes("work", 2, 0).await;
 }
 
+/// failures.md H14.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_releases_are_held_each_and_cost_neither_attempt_nor_message() {
     let bench = Bench::start();

@@ -112,6 +112,7 @@ async fn a_letter_that_finds_its_queue_full_goes_to_the_archive_and_none_is_lost
     assert_eq!(bodies, ["a", "b", "c", "d"]);
 }
 
+/// failures.md H12.
 #[tokio::test(start_paused = true)]
 async fn a_message_larger_than_the_limit_is_a_letter_that_no_handler_saw() {
     let mut wanted = subscription("work", "#");

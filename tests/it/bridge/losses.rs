@@ -11,6 +11,7 @@ fn refused() -> BrokerError {
     BrokerError::Unreachable { endpoint: "memory".to_owned(), reason: "refused by the test".to_owned() }
 }
 
+/// failures.md L6.
 #[tokio::test(start_paused = true)]
 async fn a_lost_session_revokes_tells_and_hands_out_again_with_the_same_attempt() {
     let bench = Bench::start();
@@ -107,6 +108,7 @@ async fn a_session_lost_while_a_copy_waits_leaves_the_message_and_no_letter() {
     bench.depth_becomes("dlq", 0, 0).await;
 }
 
+/// failures.md S1.
 #[tokio::test(start_paused = true)]
 async fn a_sidecar_that_dies_leaves_everything_to_the_next_one() {
     let bench = Bench::start();

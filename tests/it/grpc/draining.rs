@@ -39,6 +39,7 @@ async fn an_idle_handler_is_told_and_its_stream_ends_well() {
     assert_eq!(sidecar.ended().await, Ended::Drained);
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn a_working_handler_settles_what_it_holds_and_gets_nothing_more() {
     let mut sidecar = Sidecar::start(WORK).await;
@@ -58,6 +59,7 @@ async fn a_working_handler_settles_what_it_holds_and_gets_nothing_more() {
     assert_eq!((sidecar.depth("work").ready, sidecar.depth("work").unacked), (2, 0));
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn a_stuck_handler_loses_its_leases_and_the_messages_go_back() {
     let mut sidecar = Sidecar::start(&format!("{WORK}{SHORT}")).await;
@@ -100,6 +102,7 @@ async fn publishing_goes_on_and_new_handlers_are_refused_while_handlers_finish()
     assert_eq!(sidecar.depth("work").ready, 1);
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn a_second_signal_ends_a_drain_at_once() {
     let mut sidecar = Sidecar::start(WORK).await;

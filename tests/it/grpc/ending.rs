@@ -35,6 +35,7 @@ fn all_again(count: usize) -> Vec<(String, i32, bool)> {
     (0..count).map(|number| (number.to_string(), 1, true)).collect()
 }
 
+/// failures.md H9.
 #[tokio::test]
 async fn a_leaving_handler_gets_nothing_more_may_settle_and_ends_well() {
     let sidecar = Sidecar::start(WORK).await;
@@ -60,6 +61,7 @@ async fn leaving_with_nothing_in_flight_ends_at_once() {
     handler.end().await.unwrap();
 }
 
+/// failures.md H9.
 #[tokio::test]
 async fn a_half_close_releases_what_is_unsettled_at_once() {
     let sidecar = Sidecar::start(WORK).await;
@@ -73,6 +75,7 @@ async fn a_half_close_releases_what_is_unsettled_at_once() {
     assert_eq!(seen(&again), [("0".to_owned(), 1, true), ("2".to_owned(), 1, true)]);
 }
 
+/// failures.md H1.
 #[tokio::test]
 async fn all_that_a_lost_handler_held_goes_to_another_uncharged() {
     let sidecar = Sidecar::start(WORK).await;
@@ -88,6 +91,7 @@ async fn all_that_a_lost_handler_held_goes_to_another_uncharged() {
     assert_eq!(seen(&again), all_again(5));
 }
 
+/// failures.md H8.
 #[tokio::test]
 async fn what_a_lost_handler_had_settled_stays_settled() {
     let sidecar = Sidecar::start(WORK).await;
@@ -107,6 +111,7 @@ async fn what_a_lost_handler_had_settled_stays_settled() {
     assert_eq!(left, ["1", "3", "5", "7", "9"]);
 }
 
+/// failures.md H3.
 #[tokio::test]
 async fn a_passed_settle_timeout_is_told_and_counted_as_a_failed_attempt() {
     let sidecar = Sidecar::start(&format!("{WORK}settle_timeout = \"1s\"\n")).await;
@@ -125,6 +130,7 @@ async fn a_passed_settle_timeout_is_told_and_counted_as_a_failed_attempt() {
     assert_eq!((second.attempt, failure.kind(), failure.attempt), (2, v1::FailureKind::Timeout, 1));
 }
 
+/// failures.md H3.
 #[tokio::test]
 async fn an_extension_keeps_a_lease() {
     let sidecar = Sidecar::start(WORK).await;
@@ -143,6 +149,7 @@ async fn an_extension_keeps_a_lease() {
     assert_eq!((handler.pending().await, handler.other_results()), (Vec::new(), Vec::new()));
 }
 
+/// failures.md H3.
 #[tokio::test]
 async fn only_the_oldest_delivery_of_a_stream_ages() {
     let sidecar = Sidecar::start(&format!("{WORK}settle_timeout = \"1s\"\n")).await;
@@ -156,6 +163,7 @@ async fn only_the_oldest_delivery_of_a_stream_ages() {
     assert_eq!((handler.other_results(), handler.other_revocations()), (Vec::new(), 0));
 }
 
+/// failures.md H5.
 #[tokio::test]
 async fn a_handler_that_reads_late_loses_nothing() {
     let sidecar = Sidecar::start(WORK).await;
@@ -169,6 +177,7 @@ async fn a_handler_that_reads_late_loses_nothing() {
     assert_eq!(late.deliveries(200).await.len(), 200);
 }
 
+/// failures.md H5.
 #[tokio::test]
 async fn a_handler_that_never_reads_is_ended_when_its_oldest_lease_is_over() {
     let sidecar = Sidecar::start(&format!("{WORK}settle_timeout = \"1s\"\n")).await;
@@ -194,6 +203,7 @@ async fn a_handler_that_never_reads_is_ended_when_its_oldest_lease_is_over() {
     refused(deaf.end().await, Code::ResourceExhausted, "SLOW_READER");
 }
 
+/// failures.md L1.
 #[tokio::test]
 async fn a_lost_broker_is_told_and_what_was_not_acked_meanwhile_comes_again() {
     let sidecar = Sidecar::start(WORK).await;
@@ -218,6 +228,7 @@ async fn a_lost_broker_is_told_and_what_was_not_acked_meanwhile_comes_again() {
     assert_eq!(seen(&again), all_again(2)[1..]);
 }
 
+/// failures.md L9.
 #[tokio::test]
 async fn a_deleted_queue_is_made_again_and_the_stream_lives_on() {
     let sidecar = Sidecar::start(WORK).await;

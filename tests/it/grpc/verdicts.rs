@@ -50,6 +50,7 @@ async fn every_result_is_told_in_mode_all() {
     assert_eq!(handler.result().await, told(again.id, Outcome::Extended));
 }
 
+/// failures.md H11.
 #[tokio::test]
 async fn an_unset_verdict_is_invalid_and_the_lease_stays() {
     let sidecar = Sidecar::start(WORK).await;
@@ -67,6 +68,7 @@ async fn an_unset_verdict_is_invalid_and_the_lease_stays() {
     sidecar.holds("work", 0, 0).await;
 }
 
+/// failures.md H11.
 #[tokio::test]
 async fn a_verdict_of_a_newer_release_is_invalid_and_the_lease_stays() {
     let sidecar = Sidecar::start(WORK).await;
@@ -118,6 +120,7 @@ async fn one_bad_id_does_not_spoil_the_others() {
     sidecar.holds("work", 0, 0).await;
 }
 
+/// failures.md H7.
 #[tokio::test]
 async fn a_delivery_of_another_stream_is_unknown_and_untouched() {
     let sidecar = Sidecar::start(WORK).await;
@@ -135,6 +138,7 @@ async fn a_delivery_of_another_stream_is_unknown_and_untouched() {
     assert_eq!((other.pending().await, other.other_results()), (Vec::new(), Vec::new()));
 }
 
+/// failures.md H6.
 #[tokio::test]
 async fn the_same_verdict_again_is_harmless_and_another_one_comes_too_late() {
     let sidecar = Sidecar::start(WORK).await;
@@ -153,6 +157,7 @@ async fn the_same_verdict_again_is_harmless_and_another_one_comes_too_late() {
     sidecar.holds("angzarr.dlq", 0, 0).await;
 }
 
+/// failures.md H6.
 #[tokio::test]
 async fn of_two_verdicts_in_one_frame_the_first_wins() {
     let sidecar = Sidecar::start(WORK).await;
@@ -168,6 +173,7 @@ async fn of_two_verdicts_in_one_frame_the_first_wins() {
     sidecar.holds("work", 0, 0).await;
 }
 
+/// failures.md H7.
 #[tokio::test]
 async fn a_hundred_unknown_ids_end_the_stream_and_what_it_held_comes_back() {
     let sidecar = Sidecar::start(WORK).await;
@@ -185,6 +191,7 @@ async fn a_hundred_unknown_ids_end_the_stream_and_what_it_held_comes_back() {
     assert_eq!((body(&again).as_str(), again.attempt), ("1", 1));
 }
 
+/// failures.md H7.
 #[tokio::test]
 async fn nonsense_ends_only_its_stream_and_what_it_held_comes_back() {
     let sidecar = Sidecar::start(WORK).await;

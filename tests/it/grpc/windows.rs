@@ -130,6 +130,7 @@ async fn shrinking_never_revokes_and_stops_more_until_there_is_room() {
     assert_eq!(handler.other_results(), [], "every ack took effect");
 }
 
+/// failures.md H12.
 #[tokio::test]
 async fn a_message_too_large_for_one_stream_goes_to_another() {
     let sidecar = Sidecar::start(WORK).await;
@@ -141,6 +142,7 @@ async fn a_message_too_large_for_one_stream_goes_to_another() {
     assert_eq!(small.pending().await, []);
 }
 
+/// failures.md H12.
 #[tokio::test]
 async fn a_message_too_large_for_every_stream_is_held_and_told() {
     let sidecar = Sidecar::start(WORK).await;
@@ -156,6 +158,7 @@ async fn a_message_too_large_for_every_stream_is_held_and_told() {
     while small.status().await.held_count != 0 {}
 }
 
+/// failures.md H10.
 #[tokio::test]
 async fn two_handlers_share_the_work_without_doubling() {
     let sidecar = Sidecar::start(WORK).await;

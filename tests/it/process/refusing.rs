@@ -6,6 +6,7 @@ use tokio::time::{Duration, Instant};
 use super::WORK;
 use crate::support::process::Place;
 
+/// failures.md S8.
 #[tokio::test]
 async fn a_taken_port_ends_the_process_within_a_second_and_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -72,6 +72,7 @@ async fn run_becomes_ready_and_a_signal_drains_it() {
     assert_eq!(said.code, 0, "{said:?}");
 }
 
+/// failures.md S2.
 #[tokio::test]
 async fn a_second_signal_ends_a_stuck_drain_at_once() {
     let place = Place::memory().file("sidebus.toml", WORK);

@@ -43,6 +43,7 @@ async fn messages_pass_through_a_socket_that_is_gone_after_the_stop() {
     assert!(!path.exists(), "the socket is removed at a clean stop");
 }
 
+/// failures.md S8.
 #[tokio::test]
 async fn the_socket_of_a_dead_process_is_replaced() {
     let (place, path) = with_socket();
@@ -57,6 +58,7 @@ async fn the_socket_of_a_dead_process_is_replaced() {
     stop(daemon).await;
 }
 
+/// failures.md S8.
 #[tokio::test]
 async fn a_socket_that_somebody_listens_on_is_refused_and_left_alone() {
     let (place, path) = with_socket();

@@ -341,6 +341,7 @@ fn variables_of_opentelemetry_are_not_used_and_not_silent() {
     assert_eq!(words, names.map(|name| format!("{name}: is not used in this release: no traces are exported yet")));
 }
 
+/// failures.md S3.
 #[test]
 fn windows_beyond_the_memory_budget_are_refused_before_any_socket() {
     let file = |budget: &str| {
