@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use sidebus::grpc::proto::sidebus::v1;
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::support::examples::{handled, python};
 use crate::support::handler::number;
 use crate::support::nodes;
 use crate::support::process::Process;
+use crate::support::publisher::{numbered, reason};
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -140,4 +142,26 @@ async fn a_stop_while_the_link_is_silent_ends_well_and_in_time_and_loses_nothing
     assert!(asked.elapsed() < ENDED_WITHIN, "{:?}", asked.elapsed());
     proxy.cut();
     scene.amqp().await.wait_for_depth(&scene.name("work"), 10).await;
+}
+
+/// failures.md S2 and L6.
+#[tokio::test]
+async fn a_publish_whose_confirm_does_not_come_before_the_end_is_told_that_nobody_knows() {
+    let (scene, proxy) = Scene::linked(nodes::managed().await).await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let publisher = sidecar.publisher().await;
+    publisher.publish_numbers(0..1).await;
+    proxy.freeze_answers();
+    let amqp = scene.amqp().await;
+    let (answer, asked) = tokio::join!(publisher.publish(vec![numbered(1)]), async {
+        amqp.wait_for_depth(&scene.name("work"), 2).await;
+        sidecar.process.signal("TERM");
+        Instant::now()
+    });
+    let refused = answer.expect_err("no confirm has come");
+    assert_eq!(reason(&refused), (Code::Unavailable, "CONFIRM_LOST".to_owned()), "{refused:?}");
+    // Not a clean end: somebody may publish it a second time.
+    assert_eq!(sidecar.process.end().await.code(), Some(1));
+    println!("ended after {:.1} s", asked.elapsed().as_secs_f64());
+    assert!(asked.elapsed() < ENDED_WITHIN, "{:?}", asked.elapsed());
 }
