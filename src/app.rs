@@ -19,7 +19,7 @@ use crate::config::{Backend, Settings, ShutdownSettings};
 use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
 use crate::domain::readiness::{Mode, Readiness};
 use crate::grpc::{self, DataPlane, HealthSwitch, ServeError};
-use crate::runtime::{Failure, Phase, PhaseWatch, Phases, TaskKind, Tasks};
+use crate::runtime::{Failure, Phase, PhaseWatch, Phases, TaskKind, Tasks, until_panic};
 use crate::telemetry::metrics;
 
 mod backend;
@@ -153,11 +153,7 @@ impl App {
         let mut bridge = Bridge::start(settings, &tasks, &phases.watch());
         let door = gates::data(&self.settings);
         let plane = DataPlane::build(bridge.registry.clone(), bridge.publisher.clone(), tasks.clone(), door).await?;
-        let mode = match self.settings.health.readiness {
-            crate::config::Readiness::ConnectedOnce => Mode::ConnectedOnce,
-            crate::config::Readiness::Broker => Mode::Broker,
-            crate::config::Readiness::Process => Mode::Process,
-        };
+        let mode = mode(self.settings.health.readiness);
         let told = Some(endpoint.clone()).filter(|_| !self.settings.redact_topology);
         let probes = Probes::new(bridge.link.clone(), phases.watch(), mode, (told, self.metrics.clone()));
         let health = plane.health();
@@ -199,14 +195,25 @@ impl App {
                     () = asked_again(reason, &mut stop) => Ended::Interrupted,
                 }
             };
-            tokio::select! {
-                ended = work => ended,
-                failure = tasks.failure() => Ended::Bug(failure),
-                never = state::keep(state_dir, &ids) => match never {},
-            }
+            let run = async {
+                tokio::select! {
+                    ended = work => ended,
+                    failure = tasks.failure() => Ended::Bug(failure),
+                    never = state::keep(state_dir, &ids) => match never {},
+                }
+            };
+            until_panic(run).await.unwrap_or_else(|text| Ended::Bug(Failure { task: "main".to_owned(), text }))
         };
         state::end(state_dir, &ids);
         Ok(ended)
+    }
+}
+
+fn mode(readiness: crate::config::Readiness) -> Mode {
+    match readiness {
+        crate::config::Readiness::ConnectedOnce => Mode::ConnectedOnce,
+        crate::config::Readiness::Broker => Mode::Broker,
+        crate::config::Readiness::Process => Mode::Process,
     }
 }
 

@@ -64,7 +64,7 @@ impl ConsumerService for Consumer {
         };
         let reader = async move {
             if voice.say(said).await {
-                read(inbound, voice, gone, &seat).await;
+                voice.follow(read(inbound, &voice, gone, &seat)).await;
             }
         };
         self.0.tasks.spawn(TaskKind::Stream, subscription.name.as_str(), reader);
@@ -94,7 +94,7 @@ impl Consumer {
             Ok(Err(status)) if status.code() == Code::OutOfRange => Err(status),
             Ok(Err(status)) => match hangup_of(&status) {
                 Hangup::Protocol(text) => Err(violation(&text).into()),
-                Hangup::HalfClosed | Hangup::Lost => Err(status),
+                Hangup::HalfClosed | Hangup::Lost | Hangup::Bug => Err(status),
             },
             Err(_) => Err(violation(&format!("no first frame within {} ms", within.as_millis())).into()),
         }
@@ -246,18 +246,25 @@ fn status_of(end: StreamEnd) -> Option<Status> {
         StreamEnd::SlowReader => Problem::SlowReader("its oldest lease ended and nothing of it was read".to_owned()),
         StreamEnd::Protocol(text) => Problem::ProtocolViolation(text),
         StreamEnd::Mismatch(error) => Problem::from_broker(error),
+        // As the log names it.
+        StreamEnd::Bug(stream) => Problem::Internal { request_id: format!("stream {}", stream.0) },
     };
     Some(problem.into())
 }
 
-/// Reads a handler's frames until it hangs up.
-async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: CancellationToken, seat: &Seat) {
+/// Reads a handler's frames until it hangs up; `None` = the subscription has ended before.
+async fn read(
+    mut inbound: Streaming<v1::SubscribeRequest>,
+    voice: &Voice,
+    gone: CancellationToken,
+    seat: &Seat,
+) -> Option<Hangup> {
     loop {
         // In this order: a handler may say that it leaves and be gone when that is read.
         let frame = tokio::select! {
             biased;
             frame = inbound.message() => frame,
-            () = gone.cancelled() => return voice.hang_up(Hangup::Lost).await,
+            () = gone.cancelled() => return Some(Hangup::Lost),
         };
         // A handler that says nothing more has left as well.
         if frame.as_ref().is_ok_and(|frame| frame.as_ref().is_none_or(|frame| frame.leave)) {
@@ -271,10 +278,10 @@ async fn read(mut inbound: Streaming<v1::SubscribeRequest>, voice: Voice, gone: 
         match said {
             Ok(said) => {
                 if !voice.say(said).await {
-                    return;
+                    return None;
                 }
             }
-            Err(hangup) => return voice.hang_up(hangup).await,
+            Err(hangup) => return Some(hangup),
         }
     }
 }

@@ -10,7 +10,7 @@ mod tasks;
 
 pub use phase::{Phase, PhaseWatch, Phases};
 pub use signals::{Signals, Stop};
-pub use tasks::{Failure, TaskKind, Tasks};
+pub use tasks::{Failure, TaskKind, Tasks, until_panic};
 
 /// Milliseconds since 1970 by the wall clock; 0 before that. For ids and for texts, never for measuring time.
 pub fn unix_ms() -> u64 {

@@ -82,8 +82,7 @@ impl Tasks {
     pub fn spawn(&self, kind: TaskKind, name: impl Into<String>, work: impl Future<Output = ()> + Send + 'static) {
         let (failed, name) = (Arc::clone(&self.failed), name.into());
         self.tracker.spawn(async move {
-            let Err(panic) = AssertUnwindSafe(work).catch_unwind().await else { return };
-            let text = panic_text(panic.as_ref());
+            let Err(text) = until_panic(work).await else { return };
             error!(task.kind = kind.as_str(), task.name = %name, panic = %text, "task panicked: this is a bug");
             match kind.on_panic() {
                 OnPanic::StopProcess => tell(&failed, Failure { task: format!("{} {name}", kind.as_str()), text }),
@@ -123,6 +122,14 @@ impl Tasks {
     pub fn count(&self) -> usize {
         self.tracker.len()
     }
+}
+
+/// Runs something to its end, or to its panic; answers the panic's text then. Nothing of it is used after a panic.
+///
+/// # Errors
+/// It panicked.
+pub async fn until_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(panic.as_ref()))
 }
 
 fn tell(failed: &watch::Sender<Option<Failure>>, failure: Failure) {

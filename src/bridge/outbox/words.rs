@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::BrokerError;
-use crate::domain::ledger::{DeliveryId, Outcome, Size};
+use crate::domain::ledger::{DeliveryId, Outcome, Size, StreamId};
 use crate::domain::record::Seen;
 
 /// One delivery on its way to a handler.
@@ -91,6 +91,8 @@ pub enum StreamEnd {
     Protocol(String),
     /// The queue is there with other arguments.
     Mismatch(BrokerError),
+    /// Nobody reads what the handler says any more: a bug of ours.
+    Bug(StreamId),
 }
 
 /// A flat frame: whatever there is to say now.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::error;
 
 use super::lane::LaneHandle;
 use super::link::LinkWatch;
@@ -17,7 +18,7 @@ use crate::domain::ledger::{DeliveryId, StreamId};
 use crate::domain::subscription::Subscription;
 use crate::domain::topology::{Plan, TopologyMode};
 use crate::domain::verdict::Verdict;
-use crate::runtime::{PhaseWatch, TaskKind, Tasks};
+use crate::runtime::{PhaseWatch, TaskKind, Tasks, until_panic};
 use crate::telemetry::metrics::CappedLabel;
 
 mod consuming;
@@ -161,6 +162,8 @@ pub enum Hangup {
     Lost,
     /// It broke the rules.
     Protocol(String),
+    /// Nobody reads what it says any more: a bug of ours.
+    Bug,
 }
 
 pub(crate) enum Command {
@@ -180,6 +183,18 @@ impl Voice {
     /// Passes a frame on; waits while the subscription is busy. False = the subscription has ended.
     pub async fn say(&self, said: Said) -> bool {
         self.commands.send(Command::Said(self.stream, said)).await.is_ok()
+    }
+
+    /// Waits for how the request side ends, and tells it. A panic in there ends the stream: a handler that nobody listens to
+    /// must not be handed anything more. `None` = there is nobody to tell.
+    pub async fn follow(&self, reading: impl Future<Output = Option<Hangup>>) {
+        let ended = until_panic(reading).await.unwrap_or_else(|text| {
+            error!(stream = self.stream.0, panic = %text, "the reader of a handler panicked: this is a bug");
+            Some(Hangup::Bug)
+        });
+        if let Some(hangup) = ended {
+            self.hang_up(hangup).await;
+        }
     }
 
     /// Tells how the request side ended.

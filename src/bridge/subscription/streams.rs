@@ -91,6 +91,7 @@ impl Pump {
             }
             Hangup::Lost => self.lose(stream),
             Hangup::Protocol(problem) => self.end(stream, StreamEnd::Protocol(problem)),
+            Hangup::Bug => self.end(stream, StreamEnd::Bug(stream)),
         }
     }
 
@@ -125,6 +126,7 @@ impl Pump {
             StreamEnd::SlowReader => "slow_reader",
             StreamEnd::Protocol(_) => "protocol",
             StreamEnd::Mismatch(_) => "mismatch",
+            StreamEnd::Bug(_) => "bug",
         };
         // Ended first: nothing may be written any more when what it held goes back.
         peer.outbox.end(end);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidebus::bridge::{Hangup, Refusal, Said};
+use sidebus::bridge::{Hangup, Refusal, Said, StreamEnd};
 use sidebus::broker::{Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
 use sidebus::domain::name::SubscriptionName;
@@ -75,6 +75,22 @@ async fn what_one_handler_loses_another_one_gets_with_the_same_attempt() {
     first.attached.voice.hang_up(Hangup::Lost).await;
     let got = second.receive(3).await;
     assert!(got.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
+    second.ack(&ids(&got)).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
+
+/// failures.md S4: a stream whose reader is gone must not go on as one that never answers.
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_holds_whose_reader_panics_goes_to_another_uncharged() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b"]).await;
+    let mut first = bench.join(2).await;
+    first.receive(2).await;
+    let mut second = bench.join(10).await;
+    first.attached.voice.follow(async { panic!("a bug in reading") }).await;
+    let got = second.receive(2).await;
+    assert!(got.iter().all(|handout| handout.seen.record.attempt() == 1));
+    assert!(matches!(first.next().await, Err(StreamEnd::Bug(_))));
     second.ack(&ids(&got)).await;
     bench.depth_becomes("work", 0, 0).await;
 }

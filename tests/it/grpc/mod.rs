@@ -4,6 +4,7 @@ mod draining;
 mod ending;
 mod failing;
 mod opening;
+mod panics;
 mod publish_stream;
 mod publishing;
 mod services;

@@ -126,7 +126,7 @@ async fn names_have_one_prefix_and_labels_are_closed_sets() {
         ("role", &["publish", "settle"]),
         ("attempt", &["1", "2", "3_5", "6_up"]),
         ("cause", &["rejected_by_handler", "max_attempts", "settle_timeout", "expired"]),
-        ("reason", &["left", "lost", "slow_reader", "protocol", "draining", "mismatch"]),
+        ("reason", &["left", "lost", "slow_reader", "protocol", "draining", "mismatch", "bug"]),
         ("kind", &["exchange", "queue", "binding"]),
         ("outcome", &["applied", "stale", "unknown_delivery"]),
     ]);

@@ -50,12 +50,16 @@ impl Sidecar {
 
     /// As `start_unready`, over a broker that was there before.
     pub(crate) async fn start_over(broker: MemoryBroker, toml: &str) -> Self {
+        Self::start_through(Arc::new(broker.clone()), broker, toml).await
+    }
+
+    /// As `start_over`, through something between the sidecar and that broker.
+    pub(crate) async fn start_through(shared: Arc<dyn Broker>, broker: MemoryBroker, toml: &str) -> Self {
         let shutdown = if toml.contains("[shutdown]") { "" } else { QUICK };
         let settings = settings(&format!("{toml}\n{shutdown}"));
         let (tell_addresses, addresses) = oneshot::channel();
         let (tell_end, ended) = oneshot::channel();
         let (stop, mut stops) = mpsc::channel::<()>(4);
-        let shared: Arc<dyn Broker> = Arc::new(broker.clone());
         // A runtime of its own, as in a process: the test's may be busy, or paused.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
