@@ -170,6 +170,13 @@ impl LinkWatch {
         self.0.borrow_and_update();
     }
 
+    /// Waits until the broker takes publishes, as far as alarms go. Cancel-safe.
+    pub async fn unblocked(&mut self) {
+        if self.0.wait_for(|state| state.blocked.is_none()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until receipts of this session are good for nothing. Cancel-safe.
     pub async fn lost(&mut self, id: SessionId) {
         if self.0.wait_for(|state| !state.settles(id)).await.is_err() {

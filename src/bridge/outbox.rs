@@ -152,11 +152,15 @@ impl Outbox {
         });
     }
 
-    /// Takes out what was never written: it was never at the handler.
-    pub(super) fn take_unwritten(&self) -> Vec<DeliveryId> {
+    /// Takes out what was never written, the newest and no more than so many: it was never at the handler.
+    pub(super) fn take_unwritten(&self, at_most: usize) -> Vec<DeliveryId> {
         let mut inner = self.lock();
-        inner.gathering = None;
-        inner.deliveries.drain(..).map(|handout| handout.id).collect()
+        let kept = inner.deliveries.len().saturating_sub(at_most);
+        let taken = inner.deliveries.split_off(kept);
+        if kept == 0 {
+            inner.gathering = None;
+        }
+        taken.into_iter().map(|handout| handout.id).collect()
     }
 
     /// Takes these out if they were never written; answers the others, which the handler has.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::message::Headers;
+use super::message::{Headers, Value};
 use super::name::{ExchangeName, QueueName, SubscriptionName};
 
 /// Window of one handler where nobody chose another: RabbitMQ advises 100 to 300, and 10 gives a seventh of the speed.
@@ -125,6 +125,11 @@ impl QueueSettings {
     /// For one connection only.
     pub fn is_exclusive(&self) -> bool {
         self.exclusive.unwrap_or(false)
+    }
+
+    /// True if its consumers take turns, as far as the settings say.
+    pub fn is_single_active(&self) -> bool {
+        self.arguments.get("x-single-active-consumer") == Some(&Value::Bool(true))
     }
 }
 

@@ -67,6 +67,15 @@ impl Window {
         self.bytes_max
     }
 
+    /// The level in messages for bodies of this size; 0 = paused, else at least 1.
+    pub fn fitting(&self, body_bytes: u64) -> u32 {
+        if self.is_paused() {
+            return 0;
+        }
+        let fits = self.bytes_max.checked_div(body_bytes).unwrap_or(u64::MAX);
+        u32::try_from(fits).unwrap_or(u32::MAX).clamp(1, self.messages_max)
+    }
+
     /// The free part of the window, in thousandths, for choosing the idlest handler.
     pub fn free_share(&self) -> u32 {
         if self.is_paused() {
@@ -77,9 +86,9 @@ impl Window {
     }
 }
 
-/// What the broker may send ahead: the sum of the windows, at most the cap; `None` = nobody wants anything.
-pub fn prefetch<'a>(windows: impl Iterator<Item = &'a Window>, cap: u16) -> Option<u16> {
-    let sum: u64 = windows.filter(|window| !window.is_paused()).map(|window| u64::from(window.messages_max)).sum();
+/// What the broker may send ahead: the sum of the effective windows, at most the cap; `None` = nobody wants anything.
+pub fn prefetch(windows: impl Iterator<Item = u32>, cap: u16) -> Option<u16> {
+    let sum: u64 = windows.map(u64::from).sum();
     let capped = sum.min(u64::from(cap));
     u16::try_from(capped).ok().filter(|count| *count > 0)
 }
@@ -116,12 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn prefetch_is_the_capped_sum_of_the_windows_that_are_not_paused() {
-        let windows = [Window::new(100, 1), Window::new(50, 0), Window::new(0, 9)];
-        assert_eq!(prefetch(windows.iter(), 2_000), Some(100));
-        assert_eq!(prefetch(windows.iter(), 20), Some(20));
-        assert_eq!(prefetch([Window::new(0, 9)].iter(), 20), None);
-        assert_eq!(prefetch([Window::new(65_535, 9); 3].iter(), u16::MAX), Some(u16::MAX));
+    fn prefetch_is_the_capped_sum_of_the_effective_windows() {
+        assert_eq!(prefetch([100, 0, 50].into_iter(), 2_000), Some(150));
+        assert_eq!(prefetch([100].into_iter(), 20), Some(20));
+        assert_eq!(prefetch([0].into_iter(), 20), None);
+        assert_eq!(prefetch([u32::MAX; 3].into_iter(), u16::MAX), Some(u16::MAX));
+    }
+
+    #[test]
+    fn of_large_bodies_fewer_fit_and_one_always_does() {
+        let window = Window::new(100, 1_000);
+        assert_eq!([0, 1, 10, 11, 400, 5_000].map(|body| window.fitting(body)), [100, 100, 100, 90, 2, 1]);
+        assert_eq!((Window::new(0, 9).fitting(1), Window::new(9, 0).fitting(1)), (0, 0));
     }
 
     proptest! {

@@ -222,7 +222,8 @@ impl Pump {
         let wanted = if self.phase.now() >= Phase::Intake {
             None
         } else {
-            window::prefetch(self.ledger.windows(), self.subscription.delivery.prefetch_max).map(Prefetch::new)
+            let windows = self.ledger.effective_windows();
+            window::prefetch(windows, self.subscription.delivery.prefetch_max).map(Prefetch::new)
         };
         self.set_former_aside();
         match (&mut self.intake, wanted) {
@@ -236,6 +237,8 @@ impl Pump {
             // Nobody wants it any more: a stream has left what it never saw.
             (Intake::Idle { .. }, None) => self.give_back_waiting(),
             (Intake::Active(_), None) => self.adjust(None),
+            // Another consumer would begin at the end of the line.
+            (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() => {}
             (Intake::Active(active), Some(wanted)) => {
                 if let Some(target) = active.follow(wanted) {
                     self.adjust(Some(target));

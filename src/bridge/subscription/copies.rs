@@ -106,6 +106,12 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
         if Instant::now() >= copy.until {
             return CopyEnd { copy, fate: Fate::TooLate };
         }
+        if link.blocked().is_some() {
+            // It would wait in the socket until it is called late, and then be stored twice. The end of the session is the
+            // end of its alarm, too.
+            let _ = tokio::time::timeout_at(copy.until, link.unblocked()).await;
+            continue;
+        }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
         let problem = match lane.publish(publication).await {

@@ -227,6 +227,7 @@ impl Pump {
         self.dispatch();
         self.end_idle_streams();
         self.tune();
+        self.tell_windows();
         // Last, so that nothing that was put on its way above waits for the next event.
         self.settling.flush();
         self.settling.sweep(Instant::now());

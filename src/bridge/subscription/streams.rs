@@ -25,6 +25,8 @@ pub(super) struct Peer {
     pub results: Results,
     /// Clock of its oldest delivery.
     pub settle_timeout: Duration,
+    /// The effective window in messages, as it was told last.
+    pub told_window: u32,
     /// Unknown ids since this moment, to end a stream that only talks nonsense.
     pub nonsense: (Instant, u32),
 }
@@ -56,7 +58,8 @@ impl Pump {
         info!(subscription = %self.subscription.name, stream = stream.0, handler = %request.handler, "handler joined");
         let nonsense = (Instant::now(), 0);
         let (label, results) = (request.handler, request.results);
-        let peer = Peer { outbox: Arc::clone(&outbox), label, results, settle_timeout, nonsense };
+        let told_window = self.ledger.effective_window(stream);
+        let peer = Peer { outbox: Arc::clone(&outbox), label, results, settle_timeout, told_window, nonsense };
         self.peers.insert(stream, peer);
         self.count_handlers();
         Ok(Attached {
@@ -65,7 +68,7 @@ impl Pump {
             voice: Voice { stream, commands },
             terms: Opened {
                 subscription: self.subscription.name.as_str().to_owned(),
-                messages_max,
+                messages_max: told_window,
                 bytes_max: request.bytes_max,
                 settle_timeout,
                 max_lease: self.subscription.delivery.max_lease,
@@ -77,7 +80,7 @@ impl Pump {
         let Some(peer) = self.peers.get(&stream) else { return };
         self.ledger.leave(stream);
         // What was never written was never at the handler: others may have it.
-        let unwritten = peer.outbox.take_unwritten();
+        let unwritten = peer.outbox.take_unwritten(usize::MAX);
         self.ledger.take_back(Instant::now().into_std(), &unwritten);
     }
 
@@ -176,9 +179,35 @@ impl Pump {
         let handlers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX).max(1);
         let share = u32::from(self.subscription.delivery.prefetch_max).div_ceil(handlers);
         for (stream, peer) in &self.peers {
-            if let Some(window) = self.ledger.window(*stream) {
-                peer.outbox.refill(window.messages_max().min(share));
-            }
+            peer.outbox.refill(self.ledger.effective_window(*stream).min(share));
         }
+    }
+
+    /// Tells handlers whose effective window has become another, by a quarter at least: bodies are larger than they were,
+    /// say, or it works more slowly.
+    pub(super) fn tell_windows(&mut self) {
+        let is_other = |stream: StreamId, told: u32| {
+            let now = self.ledger.effective_window(stream);
+            now > 0 && now.abs_diff(told) >= (told / 4).max(1)
+        };
+        let others: Vec<StreamId> =
+            self.peers.iter().filter(|(id, peer)| is_other(**id, peer.told_window)).map(|(id, _)| *id).collect();
+        for stream in &others {
+            self.tell_window(*stream);
+        }
+        if !others.is_empty() {
+            self.share_refill();
+        }
+    }
+
+    pub(super) fn tell_window(&mut self, stream: StreamId) {
+        let effective = self.ledger.effective_window(stream);
+        let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get_mut(&stream)) else { return };
+        peer.told_window = effective;
+        peer.outbox.tell_window(effective, window.bytes_max(), self.status.clone());
+        // The handler keeps what it has; others may have what lies here for it.
+        let beyond = usize::try_from(window.messages().saturating_sub(effective)).unwrap_or(usize::MAX);
+        let unwritten = peer.outbox.take_unwritten(beyond);
+        self.ledger.take_back(Instant::now().into_std(), &unwritten);
     }
 }

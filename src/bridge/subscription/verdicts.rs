@@ -86,9 +86,7 @@ impl Pump {
         }
         let cap = u32::from(self.subscription.delivery.prefetch_max);
         self.ledger.resize(stream, messages_max.map(|count| count.min(cap)), bytes_max);
-        if let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get(&stream)) {
-            peer.outbox.tell_window(window.messages_max(), window.bytes_max(), self.status.clone());
-        }
+        self.tell_window(stream);
         self.share_refill();
     }
 
@@ -153,12 +151,13 @@ impl Pump {
                     }
                     self.give_back(due.load, Some(id), Source::Deadline);
                 }
-                (Some((stream, id)), Clock::SettleTimeout) => self.timed_out(stream, id, due),
+                (Some(held), Clock::SettleTimeout) => self.timed_out(held, due, RevocationReason::SettleTimeout),
+                (Some(held), Clock::LeaseUsedUp) => self.timed_out(held, due, RevocationReason::LeaseLimit),
             }
         }
     }
 
-    fn timed_out(&mut self, stream: StreamId, id: DeliveryId, due: Due<Load>) {
+    fn timed_out(&mut self, (stream, id): (StreamId, DeliveryId), due: Due<Load>, reason: RevocationReason) {
         let Some(peer) = self.peers.get(&stream) else {
             return self.give_back(due.load, Some(id), Source::Deadline);
         };
@@ -169,15 +168,16 @@ impl Pump {
         }
         // Half of it: a frame may have been taken in the first moments of this clock.
         let is_stuck = peer.outbox.is_stuck(peer.settle_timeout / 2);
-        peer.outbox.revoke(RevocationReason::SettleTimeout, vec![id]);
+        peer.outbox.revoke(reason, vec![id]);
+        let limit = if reason == RevocationReason::LeaseLimit { "longest lease" } else { "settle timeout" };
         warn!(
             subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
-            attempt = due.load.seen.record.attempt(), "settle timeout passed: a failed attempt"
+            attempt = due.load.seen.record.attempt(), "{limit} passed: a failed attempt"
         );
         let attempt = FailedAttempt {
             kind: FailureKind::Timeout,
             reason: String::new(),
-            description: "no verdict within the settle timeout".to_owned(),
+            description: format!("no verdict within the {limit}"),
             handler: peer.label.clone(),
             delay: None,
             source: Source::Deadline,
@@ -265,7 +265,9 @@ impl Pump {
         repair: Repair,
         (proof, note): (Proof, Note),
     ) {
-        let until = load.arrived + self.subscription.delivery.max_lease.saturating_sub(LEASE_MARGIN);
+        let limit = load.arrived + self.subscription.delivery.max_lease.saturating_sub(LEASE_MARGIN);
+        // What ends with its lease may still become a copy: the margin is for that.
+        let until = limit.max(Instant::now() + LEASE_MARGIN / 2);
         let when_full = match purpose {
             Purpose::DeadLetter(_) => self.subscription.dead_letter.when_full().cloned(),
             Purpose::Retry { .. } | Purpose::Guard => None,

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use super::verdict::VerdictKind;
 use super::window::Window;
 
+mod flow;
 mod stream;
 mod words;
 
 #[cfg(test)]
 mod tests;
 
+use flow::MeanBody;
 pub use stream::Terms;
 use stream::{Ending, Stream};
 pub use words::{Answer, Clock, DeliveryId, Due, Outcome, Size, StreamId};
@@ -55,13 +57,15 @@ pub struct Ledger<L> {
     streams: BTreeMap<StreamId, Stream>,
     open: HashMap<DeliveryId, Open<L>>,
     waiting: VecDeque<Waiting<L>>,
+    mean_body: MeanBody,
     lease_max: Duration,
 }
 
 impl<L> Ledger<L> {
     /// An empty ledger; no lease lasts longer than `lease_max`, counted from the broker's delivery.
     pub fn new(lease_max: Duration) -> Self {
-        Self { streams: BTreeMap::new(), open: HashMap::new(), waiting: VecDeque::new(), lease_max }
+        let (streams, open, waiting) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
+        Self { streams, open, waiting, mean_body: MeanBody::default(), lease_max }
     }
 
     /// A handler has connected.
@@ -104,6 +108,7 @@ impl<L> Ledger<L> {
 
     /// The broker handed out a message; it waits for a handler with room.
     pub fn arrive(&mut self, now: Instant, load: L, size: Size) {
+        self.mean_body.observe(size.body);
         self.waiting.push_back(Waiting { load, size, arrived: now });
     }
 
@@ -283,15 +288,6 @@ impl<L> Ledger<L> {
         revoked
     }
 
-    /// Takes out what waits beyond the room that all windows have, the newest first: it was sent ahead for windows that
-    /// have shrunk, or counted against a consumer that is no more.
-    pub fn shed(&mut self) -> Vec<L> {
-        let room = |stream: &Stream| stream.window.messages_max().saturating_sub(stream.window.messages());
-        let room: u64 = self.streams.values().filter(|stream| !stream.leaving).map(|s| u64::from(room(s))).sum();
-        let kept = usize::try_from(room).unwrap_or(usize::MAX).min(self.waiting.len());
-        self.waiting.drain(kept..).rev().map(|item| item.load).collect()
-    }
-
     /// Takes out every delivery that is still waiting for a handler.
     pub fn take_waiting(&mut self) -> Vec<L> {
         self.waiting.drain(..).map(|item| item.load).collect()
@@ -313,7 +309,7 @@ impl<L> Ledger<L> {
                 let clock = if ran_out {
                     Clock::SettleTimeout
                 } else if now >= open.arrived + limit {
-                    Clock::LeaseLimit
+                    if stream.has_had_its_time(now, id) { Clock::LeaseUsedUp } else { Clock::LeaseLimit }
                 } else if stream.is_oldest(id) {
                     continue;
                 } else {
@@ -341,19 +337,9 @@ impl<L> Ledger<L> {
         oldest.chain(waiting).min()
     }
 
-    /// The windows of the streams that still take deliveries.
-    pub fn windows(&self) -> impl Iterator<Item = &Window> {
-        self.streams.values().filter(|stream| !stream.leaving).map(|stream| &stream.window)
-    }
-
     /// Unsettled deliveries of a stream, those being settled included; `None` = no such stream.
     pub fn in_flight(&self, stream: StreamId) -> Option<u32> {
         self.streams.get(&stream).map(|stream| stream.window.messages())
-    }
-
-    /// The window of a stream.
-    pub fn window(&self, stream: StreamId) -> Option<&Window> {
-        self.streams.get(&stream).map(|stream| &stream.window)
     }
 
     /// True if the stream has said that it leaves.
@@ -379,17 +365,5 @@ impl<L> Ledger<L> {
     /// Deliveries that wait for a handler.
     pub fn waiting_count(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Waiting deliveries whose frame no connected stream may receive.
-    pub fn held_count(&self) -> usize {
-        let largest = self.streams.values().map(|stream| stream.terms.frame_bytes_max).max();
-        let Some(largest) = largest else { return 0 };
-        self.waiting.iter().filter(|item| item.size.encoded > largest).count()
-    }
-
-    /// True if any stream could take another delivery.
-    pub fn has_room(&self) -> bool {
-        self.streams.values().any(Stream::has_room)
     }
 }

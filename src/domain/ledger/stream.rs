@@ -38,8 +38,10 @@ pub(super) struct Stream {
     lease_max: Duration,
     /// At the handler, without verdict. Ids rise, so the first is the oldest.
     pub(super) working: BTreeSet<DeliveryId>,
-    /// Since when the first of `working` has been the oldest.
+    /// When the clock of the first of `working` began, or was set anew by an extension.
     pub(super) oldest_since: Option<Instant>,
+    /// Since when the first of `working` has been the oldest.
+    oldest_from: Option<Instant>,
     endings: HashMap<DeliveryId, Ending>,
     endings_in_order: VecDeque<DeliveryId>,
 }
@@ -54,6 +56,7 @@ impl Stream {
             lease_max,
             working: BTreeSet::new(),
             oldest_since: None,
+            oldest_from: None,
             endings: HashMap::new(),
             endings_in_order: VecDeque::new(),
         }
@@ -73,7 +76,17 @@ impl Stream {
     }
 
     fn is_in_pace(&self) -> bool {
-        self.window.messages() < self.pace.window_max(self.lease_max)
+        self.window.messages() < self.in_pace()
+    }
+
+    /// Messages that a handler of this pace may have.
+    pub(super) fn in_pace(&self) -> u32 {
+        self.pace.window_max(self.lease_max)
+    }
+
+    /// True for the oldest one if it has been that for a whole settle timeout: only extensions have kept it.
+    pub(super) fn has_had_its_time(&self, now: Instant, id: DeliveryId) -> bool {
+        self.is_oldest(id) && self.oldest_from.is_some_and(|from| now >= from + self.terms.settle_timeout)
     }
 
     pub(super) fn is_oldest(&self, id: DeliveryId) -> bool {
@@ -86,6 +99,7 @@ impl Stream {
         }
         self.working.insert(id);
         self.oldest_since.get_or_insert(now);
+        self.oldest_from.get_or_insert(now);
     }
 
     /// The delivery is no longer at the handler; the next oldest one's clock begins.
@@ -94,6 +108,7 @@ impl Stream {
         self.working.remove(&id);
         if was_oldest {
             self.oldest_since = if self.working.is_empty() { None } else { Some(now) };
+            self.oldest_from = self.oldest_since;
         }
     }
 
@@ -101,7 +116,7 @@ impl Stream {
     pub(super) fn forget_work(&mut self, id: DeliveryId) {
         self.working.remove(&id);
         if self.working.is_empty() {
-            self.oldest_since = None;
+            (self.oldest_since, self.oldest_from) = (None, None);
         }
     }
 

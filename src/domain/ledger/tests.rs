@@ -186,8 +186,34 @@ fn an_extension_sets_the_clock_and_the_longest_lease_stays() {
     assert_eq!(bench.ledger.extend(bench.now, ONE, DeliveryId(1), LEASE * 2), Outcome::Extended);
     assert_eq!(bench.pass(MINUTE * 20), []);
     let due = bench.pass(MINUTE * 4);
-    assert_eq!(due, [Due { holder: Some((ONE, DeliveryId(1))), load: "a", clock: Clock::LeaseLimit }]);
+    assert_eq!(due, [Due { holder: Some((ONE, DeliveryId(1))), load: "a", clock: Clock::LeaseUsedUp }]);
     assert_eq!(bench.ledger.extend(bench.now, ONE, DeliveryId(1), MINUTE), Outcome::LeaseExpired);
+}
+
+#[test]
+fn what_became_the_oldest_lately_is_given_back_at_the_lease_limit() {
+    let mut bench = Bench::with_window(2);
+    bench.arrive(&["a", "b"]);
+    bench.dispatch();
+    bench.ledger.extend(bench.now, ONE, DeliveryId(1), LEASE);
+    assert_eq!(bench.pass(Duration::from_secs(1_439)), []);
+    bench.verdict(ONE, 1, VerdictKind::Ack);
+    let due = bench.pass(Duration::from_secs(1));
+    assert_eq!(due, [Due { holder: Some((ONE, DeliveryId(2))), load: "b", clock: Clock::LeaseLimit }]);
+}
+
+#[test]
+fn the_effective_window_follows_bodies_and_leaving() {
+    let mut bench = Bench::with_window(100);
+    assert_eq!(bench.ledger.effective_window(ONE), 100);
+    bench.ledger.arrive(bench.now, "a", size(5_000));
+    assert_eq!(bench.ledger.effective_window(ONE), 2, "10,000 bytes hold two of them");
+    for _ in 0..600 {
+        bench.ledger.arrive(bench.now, "b", size(100));
+    }
+    assert!(bench.ledger.effective_window(ONE) > 90, "the small ones that came since count more");
+    bench.ledger.leave(ONE);
+    assert_eq!(bench.ledger.effective_window(ONE), 0);
 }
 
 #[test]

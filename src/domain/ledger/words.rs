@@ -74,8 +74,10 @@ pub struct Due<L> {
 pub enum Clock {
     /// It was the oldest unsettled one of its stream for the whole settle timeout: a failed attempt.
     SettleTimeout,
-    /// Near the longest lease, and its own clock had not run out: given back, not counted.
+    /// Near the longest lease, and it has not been the oldest for a whole settle timeout: given back, not counted.
     LeaseLimit,
+    /// Near the longest lease, and only extensions have kept it so long: a failed attempt.
+    LeaseUsedUp,
 }
 
 /// What one delivery weighs.

@@ -6,7 +6,7 @@ use sidebus::domain::ledger::Outcome;
 use sidebus::domain::message::Value;
 use sidebus::domain::verdict::Verdict;
 
-use super::bench::{Bench, Handler, ids, queue};
+use super::bench::{Bench, Handler, ids, pass, queue, until};
 
 fn retry(delay: Option<Duration>) -> Verdict {
     Verdict::Retry { delay, reason: "BUSY".to_owned(), description: "later".to_owned() }
@@ -83,6 +83,26 @@ async fn a_copy_whose_confirm_is_lost_is_stored_again_before_the_original_is_ack
     bench.depth_becomes("work", 0, 0).await;
     // The lost confirm hid a stored copy: the duplicate is the price, the letter is never lost.
     bench.depth_becomes("dlq", 2, 0).await;
+}
+
+/// failures.md L7.
+#[tokio::test(start_paused = true)]
+async fn a_copy_waits_for_the_end_of_an_alarm_and_is_stored_once() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    bench.broker.faults().block("memory");
+    until("the alarm", || bench.bridge.link.now().blocked.is_some()).await;
+    let verdict = Verdict::DeadLetter { reason: "BAD".to_owned(), description: String::new() };
+    handler.say(&ids(&got), verdict).await;
+    pass(Duration::from_mins(5)).await;
+    bench.depth_becomes("work", 0, 1).await;
+    bench.depth_becomes("dlq", 0, 0).await;
+    bench.broker.faults().unblock();
+    assert_eq!(outcome_of(&mut handler).await, Outcome::DeadLettered);
+    bench.depth_becomes("dlq", 1, 0).await;
+    bench.depth_becomes("work", 0, 0).await;
 }
 
 #[tokio::test(start_paused = true)]

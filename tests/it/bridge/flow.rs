@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidebus::bridge::{Hangup, Refusal, Said, StreamEnd};
+use sidebus::bridge::{Hangup, Refusal, RevocationReason, Said, StreamEnd};
 use sidebus::broker::{Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
 use sidebus::domain::name::SubscriptionName;
@@ -142,19 +142,67 @@ async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
 
 /// failures.md L8.
 #[tokio::test(start_paused = true)]
-async fn the_lease_limit_gives_back_what_a_slow_handler_extends_for_ever() {
+async fn at_the_lease_limit_what_was_extended_for_ever_has_failed_and_what_waited_behind_it_has_not() {
     let bench = Bench::start();
-    bench.publish(&["a"]).await;
-    let mut handler = bench.join(1).await;
-    let got = handler.receive(1).await;
+    bench.publish(&["a", "b"]).await;
+    let mut handler = bench.join(2).await;
+    let got = handler.receive(2).await;
     let extend = Said { extensions: vec![(ids(&got), Ok(Duration::from_mins(25)))], ..Said::default() };
     assert!(handler.attached.voice.say(extend).await);
     handler.find(|frame| frame.results.first().map(|result| result.outcome)).await;
     tokio::time::advance(Duration::from_mins(24)).await;
-    let (reason, revoked) = handler.find(|frame| frame.revocations.first().cloned()).await;
-    assert_eq!((reason, revoked), (sidebus::bridge::RevocationReason::LeaseLimit, ids(&got)));
-    assert_eq!(handler.receive(1).await[0].seen.record.attempt(), 1, "given back, not failed");
-    assert!(bench.broker.faults().depth(&queue("dlq")).is_some_and(|depth| depth.ready == 0));
+    let mut revoked = Vec::new();
+    while revoked.len() < 2 {
+        for (reason, ids) in handler.next().await.expect("the stream goes on").revocations {
+            assert_eq!(reason, RevocationReason::LeaseLimit);
+            revoked.extend(ids);
+        }
+    }
+    assert_eq!(revoked, ids(&got));
+    // The one that failed waits its delay.
+    for (body, attempt) in [("b", 1), ("a", 2)] {
+        let again = handler.receive(1).await;
+        assert_eq!((bodies(&again), again[0].seen.record.attempt()), (vec![body.to_owned()], attempt));
+        handler.ack(&ids(&again)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_broker_sends_ahead_no_more_than_the_windows_in_bytes_hold() {
+    let bench = Bench::start();
+    let numbers: Vec<String> = (1_000..1_060).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut handler = bench.join(50).await;
+    handler.receive(50).await;
+    bench.depth_becomes("work", 10, 50).await;
+    let said = Said { bytes_max: Some(40), ..Said::default() };
+    assert!(handler.attached.voice.say(said).await);
+    let told = handler.find(|frame| frame.window).await;
+    assert_eq!(told, (10, 40), "ten bodies of four bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_is_sent_no_more_than_it_can_do_within_its_leases() {
+    let bench = Bench::start();
+    let numbers: Vec<String> = (0..120).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut handler = bench.join(100).await;
+    let mut told = None;
+    let mut done = 0;
+    while done < 40 {
+        let frame = handler.next().await.expect("the stream goes on");
+        told = frame.window.or(told);
+        assert!(frame.revocations.is_empty(), "{:?}", frame.revocations);
+        for handout in handler.take() {
+            tokio::time::advance(Duration::from_secs(30)).await;
+            handler.ack(&[handout.id]).await;
+            done += 1;
+        }
+    }
+    let (messages, _) = told.expect("its window is another, and it is told");
+    assert!((20..=27).contains(&messages), "half of 25 min at 30 s a message: {messages}");
+    let depth = bench.broker.faults().depth(&queue("work")).expect("the queue is there");
+    assert!(depth.unacked <= 60, "what lay here for it went back: {depth:?}");
 }
 
 #[tokio::test(start_paused = true)]
