@@ -1,6 +1,7 @@
 //! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +18,7 @@ use super::registry::Registry;
 use super::scope;
 use crate::broker::{BrokerError, Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
+use crate::domain::record::ORDERING_KEY_HEADER;
 use crate::domain::topology::{Plan, Step, TopologyMode};
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics::{self, CappedLabel};
@@ -108,7 +110,8 @@ impl Publisher {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Publishes in order, on one lane; answers in the same order when every outcome is known.
+    /// Publishes in order on one lane, and what has an ordering key on the lane of that key; answers in the same order when
+    /// every outcome is known.
     ///
     /// Not cancel-safe in effect: what was handed in may be stored after the caller has gone.
     ///
@@ -124,9 +127,10 @@ impl Publisher {
         let Some(permits) = self.permits(&publications) else {
             return Err(Refusal::TooMany { limit: u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX) });
         };
-        let lane = self.lane();
+        let idlest = self.lane();
         let mut answers = Vec::with_capacity(publications.len());
         for publication in publications {
+            let lane = self.lane_of_key(&publication).unwrap_or(idlest);
             answers.push(lane.submit(publication, Some(Arc::clone(&permits))).await);
         }
         let mut confirms = Vec::with_capacity(answers.len());
@@ -144,6 +148,13 @@ impl Publisher {
         let lanes = &self.shared.lanes;
         let idle = lanes.iter().find(|lane| lane.load() < self.shared.limits.batch_max);
         idle.or_else(|| lanes.iter().min_by_key(|lane| lane.load())).unwrap_or(&lanes[0])
+    }
+
+    /// All messages of an ordering key take the same lane, whoever sends them.
+    fn lane_of_key(&self, publication: &Publication) -> Option<&LaneHandle> {
+        let key = publication.message.properties.headers.get(ORDERING_KEY_HEADER)?;
+        let lanes = &self.shared.lanes;
+        lanes.get(place_of(key.as_text()?, lanes.len()))
     }
 
     /// A stream of publishes, on one lane for as long as it lives: each stream on the next.
@@ -255,6 +266,14 @@ fn names(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
     declares(plan, exchanges) || plan.steps.iter().any(binds)
 }
 
+/// Which of so many lanes a key takes.
+fn place_of(key: &str, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    let lanes = u64::try_from(lanes).unwrap_or(u64::MAX).max(1);
+    usize::try_from(hasher.finish() % lanes).unwrap_or_default()
+}
+
 /// A body's share of what all callers may have unconfirmed.
 pub(super) fn kib_of(publication: &Publication) -> usize {
     publication.message.body.len().div_ceil(1_024)
@@ -270,5 +289,19 @@ pub(super) fn result_label(confirm: &Confirm) -> &'static str {
         Confirm::ExchangeMissing(_) => "exchange_not_found",
         Confirm::NotSent(BrokerError::Blocked { .. }) => "blocked",
         Confirm::NotSent(_) => "broker_down",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::place_of;
+
+    #[test]
+    fn a_key_has_one_lane_and_keys_use_all_of_them() {
+        let places: Vec<usize> = (0..100).map(|key: i32| place_of(&key.to_string(), 4)).collect();
+        assert_eq!(places, (0..100).map(|key: i32| place_of(&key.to_string(), 4)).collect::<Vec<_>>());
+        assert_eq!(places.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2, 3]));
     }
 }

@@ -19,7 +19,11 @@ const DROPPED: &str = "x-sidebus-history-dropped";
 /// Version of this format.
 const VERSION: &str = "x-sidebus-v";
 /// Headers under our prefix that belong to the publisher and always pass.
-pub const PUBLISHERS_OWN: [&str; 2] = ["x-sidebus-key", "x-sidebus-causation-id"];
+pub const PUBLISHERS_OWN: [&str; 2] = [ORDERING_KEY_HEADER, CAUSATION_ID_HEADER];
+/// Messages of one ordering key keep their order on their way to the broker.
+pub const ORDERING_KEY_HEADER: &str = "x-sidebus-key";
+/// The message that this one follows from.
+pub const CAUSATION_ID_HEADER: &str = "x-sidebus-causation-id";
 
 /// Failures that are kept besides the first one.
 const HISTORY_NEWEST: usize = 10;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::violations::{Below, Key, Violations};
-use super::{CAUSATION_ID_HEADER, NAMELESS_EXCHANGE, ORDERING_KEY_HEADER, SHORT_BYTES_MAX, header, time, trace};
+use super::{NAMELESS_EXCHANGE, SHORT_BYTES_MAX, header, time, trace};
 use crate::domain::message::{Headers, Message, PERSISTENT, Properties, Value, encoded_bytes, is_reserved_header};
 use crate::domain::name::ExchangeName;
+use crate::domain::record::{CAUSATION_ID_HEADER, ORDERING_KEY_HEADER};
 use crate::grpc::problem::{FieldViolation, Problem};
 use crate::grpc::proto::sidebus::v1;
 

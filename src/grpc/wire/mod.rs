@@ -34,10 +34,6 @@ pub use verdict::{IDS_MAX, InvalidVerdict, extension_from_proto, settlement_from
 
 /// How the nameless exchange of AMQP is written on gRPC, where the empty name means "the configured one".
 pub const NAMELESS_EXCHANGE: &str = "@default";
-/// Header that carries `Message.ordering_key`.
-pub const ORDERING_KEY_HEADER: &str = "x-sidebus-key";
-/// Header that carries `Message.causation_id`.
-pub const CAUSATION_ID_HEADER: &str = "x-sidebus-causation-id";
 /// Longest short string of AMQP in bytes: properties, names, keys.
 const SHORT_BYTES_MAX: usize = 255;
 /// Longest name of a header in bytes.

@@ -1,8 +1,9 @@
 //! From the domain's message to what a handler sees. Knows no lease and no stream.
 
-use super::{CAUSATION_ID_HEADER, NAMELESS_EXCHANGE, ORDERING_KEY_HEADER, SHORT_BYTES_MAX, header, time, trace};
+use super::{NAMELESS_EXCHANGE, SHORT_BYTES_MAX, header, time, trace};
 use crate::domain::message::{Headers, Message, PERSISTENT, Value, is_reserved_header};
 use crate::domain::name::ExchangeName;
+use crate::domain::record::{CAUSATION_ID_HEADER, ORDERING_KEY_HEADER};
 use crate::grpc::proto::sidebus::v1;
 
 /// Lines of the broker's own history that are shown.
