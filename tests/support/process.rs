@@ -46,6 +46,11 @@ impl Process {
         self.out.lock().expect("no reader panics").clone()
     }
 
+    /// How many they are.
+    pub(crate) fn output_count(&self) -> usize {
+        self.out.lock().expect("no reader panics").len()
+    }
+
     /// Lines of standard error so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("no reader panics").clone()

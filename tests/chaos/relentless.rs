@@ -1,0 +1,123 @@
+//! A publisher that gives up nothing: what is not confirmed is sent again, by a new stream if need be, until it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use sidebus::grpc::proto::sidebus::v1;
+use sidebus::grpc::proto::sidebus::v1::publisher_service_client::PublisherServiceClient;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use v1::PublishFailureKind as Kind;
+
+use crate::support::publisher::numbered;
+
+/// Unanswered messages of its own.
+const WINDOW: usize = 2_000;
+const FRAME: usize = 64;
+/// Between two tries to open a stream, and two looks at a publisher that has nothing to send.
+const TRY_EVERY: Duration = Duration::from_millis(100);
+
+/// What it knows of its messages.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) confirmed: usize,
+    /// How often each may have been stored: confirmed, or sent without an answer that says otherwise.
+    pub(crate) copies: Vec<usize>,
+    /// Answers that were no confirm, by their kind.
+    pub(crate) failures: BTreeMap<&'static str, usize>,
+    /// Streams that broke, and messages that had no answer then.
+    pub(crate) broken: (usize, usize),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Relentless {
+    client: PublisherServiceClient<Channel>,
+    todo: VecDeque<usize>,
+    tally: Tally,
+}
+
+/// One stream while it lasts.
+struct Stream {
+    requests: mpsc::Sender<v1::PublishStreamRequest>,
+    next: i64,
+    /// What has no answer, by its sequence.
+    out: BTreeMap<i64, usize>,
+    is_active: bool,
+}
+
+impl Relentless {
+    pub(crate) fn new(channel: Channel, messages: usize) -> Self {
+        let tally = Tally { copies: vec![0; messages], ..Tally::default() };
+        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally }
+    }
+
+    /// Publishes until all is confirmed.
+    pub(crate) async fn publish_all(mut self) -> Tally {
+        let mut tries = interval(TRY_EVERY);
+        tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.tally.confirmed < self.tally.copies.len() {
+            tries.tick().await;
+            let (requests, outgoing) = mpsc::channel(4);
+            let Ok(answer) = self.client.publish_stream(ReceiverStream::new(outgoing)).await else { continue };
+            let mut stream = Stream { requests, next: 1, out: BTreeMap::new(), is_active: false };
+            self.serve(&mut stream, answer.into_inner()).await;
+            if !stream.out.is_empty() {
+                self.tally.broken.0 += 1;
+                self.tally.broken.1 += stream.out.len();
+            }
+            for number in stream.out.into_values() {
+                self.tally.copies[number] += 1;
+                self.todo.push_back(number);
+            }
+        }
+        self.tally
+    }
+
+    /// Until all is confirmed, or the stream breaks.
+    async fn serve(&mut self, stream: &mut Stream, mut answers: tonic::Streaming<v1::PublishStreamResponse>) {
+        while self.tally.confirmed < self.tally.copies.len() {
+            while stream.is_active && stream.out.len() < WINDOW && !self.todo.is_empty() {
+                let Ok(place) = stream.requests.try_reserve() else { break };
+                let numbers: Vec<usize> = self.todo.drain(..FRAME.min(self.todo.len())).collect();
+                let items = numbers.into_iter().map(|number| {
+                    let sequence = stream.next;
+                    stream.next += 1;
+                    stream.out.insert(sequence, number);
+                    v1::PublishItem { sequence, message: Some(numbered(number)) }
+                });
+                place.send(v1::PublishStreamRequest { open: None, items: items.collect() });
+            }
+            let has_more = stream.is_active && stream.out.len() < WINDOW && !self.todo.is_empty();
+            let frame = tokio::select! {
+                frame = answers.message() => frame,
+                // Room for another frame.
+                room = stream.requests.reserve(), if has_more => if room.is_ok() { continue } else { return },
+            };
+            let Ok(Some(frame)) = frame else { return };
+            self.take(stream, frame);
+        }
+    }
+
+    fn take(&mut self, stream: &mut Stream, frame: v1::PublishStreamResponse) {
+        if frame.state() != v1::PublisherState::Unspecified {
+            stream.is_active = frame.state() == v1::PublisherState::Active;
+        }
+        for sequence in frame.confirmed_sequences {
+            let number = stream.out.remove(&sequence).expect("each sequence is answered once");
+            self.tally.copies[number] += 1;
+            self.tally.confirmed += 1;
+        }
+        for failure in frame.failures {
+            let number = stream.out.remove(&failure.sequence).expect("each sequence is answered once");
+            assert!(failure.retryable, "{failure:?}");
+            if matches!(failure.kind(), Kind::ConfirmLost | Kind::ConfirmTimeout | Kind::Rejected) {
+                self.tally.copies[number] += 1;
+            }
+            *self.tally.failures.entry(failure.kind().as_str_name()).or_default() += 1;
+            self.todo.push_back(number);
+        }
+    }
+}
