@@ -15,6 +15,10 @@ pub(crate) enum Job {
     PublishStream,
     /// Many callers publish message by message, each waiting for its confirm.
     Publish,
+    /// As `consume`, in Python: pika, acking message by message, and a handler that settles frame by frame.
+    Pika,
+    /// The same with aio-pika.
+    AioPika,
     /// At an even pace, from publish to handler.
     Latency,
 }
@@ -43,7 +47,7 @@ impl QueueType {
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Arguments {
     /// Jobs to run.
-    #[arg(long, value_delimiter = ',', default_value = "consume,publish-stream,publish,latency")]
+    #[arg(long, value_delimiter = ',', default_value = "consume,publish-stream,publish,pika,aio-pika,latency")]
     pub(crate) jobs: Vec<Job>,
     /// Kinds of queues to run them on.
     #[arg(long, value_delimiter = ',', default_value = "quorum,classic")]

@@ -18,7 +18,7 @@ use super::figures::Sample;
 use super::handler::BenchHandler;
 use super::machine;
 use super::place::Stage;
-use super::publisher;
+use super::{publisher, python};
 
 /// Bytes of a body that hold the time of its publish.
 const STAMP_BYTES: usize = 8;
@@ -29,6 +29,8 @@ pub(crate) async fn run_both(job: Job, stage: &Stage, arguments: &Arguments) -> 
         Job::Consume => (consume_bare(stage, arguments).await, consume_sidebus(stage, arguments).await),
         Job::PublishStream => (publish_bare(stage, arguments).await, publish_stream(stage, arguments).await),
         Job::Publish => (publish_bare(stage, arguments).await, publish_unary(stage, arguments).await),
+        Job::Pika => (python(stage, arguments, "pika").await, python(stage, arguments, "sidebus").await),
+        Job::AioPika => (python(stage, arguments, "aio-pika").await, python(stage, arguments, "sidebus").await),
         Job::Latency => (latency_bare(stage, arguments).await, latency_sidebus(stage, arguments).await),
     }
 }
@@ -85,6 +87,13 @@ async fn consume_sidebus(stage: &Stage, arguments: &Arguments) -> Sample {
         }
     };
     let sample = measured(stage, arguments.messages, work).await;
+    stage.is_empty().await;
+    sample
+}
+
+async fn python(stage: &Stage, arguments: &Arguments, client: &str) -> Sample {
+    fill(stage, arguments).await;
+    let sample = python::consume(stage, client, (arguments.messages, arguments.prefetch)).await;
     stage.is_empty().await;
     sample
 }

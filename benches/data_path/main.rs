@@ -15,6 +15,7 @@ mod jobs;
 mod machine;
 mod place;
 mod publisher;
+mod python;
 mod report;
 
 #[path = "../../tests/support/mod.rs"]

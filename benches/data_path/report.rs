@@ -100,6 +100,8 @@ fn name(job: Job) -> &'static str {
         Job::Consume => "consume",
         Job::PublishStream => "publish-stream",
         Job::Publish => "publish",
+        Job::Pika => "pika",
+        Job::AioPika => "aio-pika",
         Job::Latency => "latency",
     }
 }
