@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use sidebus::broker::amqp::{AmqpBroker, AmqpOptions, Node};
 use sidebus::broker::conformance::Lab;
 use sidebus::broker::{Broker, Incoming, Publication, Routing, Session, SessionId};
-use sidebus::domain::message::{Message, PERSISTENT, Properties};
+use sidebus::domain::message::{Message, PERSISTENT, Properties, Value};
 use sidebus::domain::name::{ExchangeName, QueueName};
 use sidebus::domain::topology::{Plan, Queue, Step, TopologyMode};
 
@@ -73,7 +73,16 @@ impl Lab for RabbitLab {
 
 /// A durable queue without any argument.
 pub(crate) async fn declare(session: &dyn Session, queue: &QueueName) {
-    let arguments = std::collections::BTreeMap::new();
+    declare_with(session, queue, []).await;
+}
+
+/// The same with arguments.
+pub(crate) async fn declare_with<const N: usize>(
+    session: &dyn Session,
+    queue: &QueueName,
+    arguments: [(&str, Value); N],
+) {
+    let arguments = arguments.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let queue = Queue {
         name: queue.clone(),
         durable: true,
