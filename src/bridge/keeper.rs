@@ -20,7 +20,7 @@ use super::subscription::Kept;
 use crate::broker::{Broker, BrokerError, ErrorClass, Findings, Session, SessionEvent, SessionId};
 use crate::domain::backoff::full_jitter;
 use crate::domain::topology::{Plan, Step, TopologyMode};
-use crate::runtime::{Phase, PhaseWatch};
+use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics;
 
 /// Longest wait while the port refuses or nobody answers: a broker that comes back is used within two seconds.
@@ -51,6 +51,8 @@ pub(super) struct Keeper {
     pub(super) backoff: (Duration, Duration),
     /// How long a session may take to close.
     pub(super) close_within: Duration,
+    /// Where it says that the process had better end.
+    pub(super) tasks: Tasks,
 }
 
 /// A session that begins to serve, and the one that it replaces.
@@ -124,6 +126,9 @@ impl Keeper {
             failures = failures.saturating_add(1);
             let wait = self.wait(failures, &error);
             self.report(&error, failures, wait, &mut told);
+            if let Some(reason) = self.broker.worn_out() {
+                self.tasks.fail("broker", &BrokerError::SessionLost { reason });
+            }
             tell.change(|link| {
                 link.live = None;
                 link.blocked = None;

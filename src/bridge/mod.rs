@@ -114,6 +114,7 @@ impl Bridge {
             objects,
             backoff: settings.reconnect,
             close_within: settings.close_within,
+            tasks: tasks.clone(),
         };
         let topology = (Arc::clone(&shared), registry.clone());
         let publisher = Publisher::start(tasks, &link, phase.clone(), (settings.publish, topology));

@@ -37,6 +37,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
 
     /// Where this broker is, for logs and errors; never with credentials.
     fn endpoint(&self) -> String;
+
+    /// Why the process had better end and be started again: tries that could not be ended have left too much behind.
+    fn worn_out(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One life of the connections to a broker. Its parts die with it.

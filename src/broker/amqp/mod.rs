@@ -59,6 +59,9 @@ pub struct AmqpBroker {
     files: Arc<notice::Files>,
 }
 
+/// Connects that hang in lapin before a restart is the better way.
+const ABANDONED_MAX: usize = 8;
+
 impl AmqpBroker {
     /// With what never changes. Opens nothing yet.
     pub fn new(options: AmqpOptions) -> Self {
@@ -98,8 +101,7 @@ impl AmqpBroker {
     }
 
     /// Connects of lapin that were given up and could not be cut, since the start: each leaves a thread and a socket
-    /// behind. Only pooled plain links can, the sockets of all others are ours. Above 8 the process should say so and
-    /// end for a restart.
+    /// behind. Only pooled plain links can, the sockets of all others are ours.
     pub fn abandoned_connects(&self) -> usize {
         self.abandoned.load(Ordering::Relaxed)
     }
@@ -119,5 +121,11 @@ impl Broker for AmqpBroker {
 
     fn endpoint(&self) -> String {
         self.known().endpoint()
+    }
+
+    fn worn_out(&self) -> Option<String> {
+        let abandoned = self.abandoned_connects();
+        (abandoned > ABANDONED_MAX)
+            .then(|| format!("{abandoned} connects hang and cannot be ended, each with a thread"))
     }
 }

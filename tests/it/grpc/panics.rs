@@ -29,6 +29,8 @@ enum Part {
     Keeper,
     Subscription,
     Lane,
+    /// Not a bug: threads of a library that hang.
+    Threads,
 }
 
 /// The embedded broker with a trap: from the moment it is set, whoever of that part calls falls into it.
@@ -66,6 +68,10 @@ impl Broker for Trapped<MemoryBroker> {
 
     fn endpoint(&self) -> String {
         self.inner.endpoint()
+    }
+
+    fn worn_out(&self) -> Option<String> {
+        (*self.trap.borrow() == Part::Threads).then(|| "too many threads hang".to_owned())
     }
 }
 
@@ -128,6 +134,7 @@ impl fmt::Display for Part {
             Self::Keeper => "keeper broker",
             Self::Subscription => "subscription work",
             Self::Lane => "lane publish",
+            Self::Threads => "broker",
         })
     }
 }
@@ -159,4 +166,20 @@ async fn a_panic_in_any_part_that_all_need_ends_the_process_and_what_was_held_go
                 .await;
         }
     }
+}
+
+/// failures.md L4.
+#[tokio::test]
+async fn a_broker_backend_that_worn_out_ends_the_process_with_the_next_failure() {
+    let trap = watch::Sender::new(Part::None);
+    let broker = MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 });
+    let trapped = Trapped { inner: broker.clone(), trap: trap.subscribe() };
+    let mut sidecar = Sidecar::start_through(Arc::new(trapped), broker, WORK).await;
+    sidecar.ready().await;
+    trap.send_replace(Part::Threads);
+    sidecar.broker.faults().break_sessions("gone");
+    let ended = sidecar.ended().await;
+    let Ended::Bug(failure) = ended else { panic!("{ended:?}") };
+    assert_eq!(failure.task, Part::Threads.to_string());
+    assert!(failure.text.contains("too many threads hang"), "{failure:?}");
 }
