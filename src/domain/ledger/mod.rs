@@ -15,6 +15,8 @@ mod stream;
 mod words;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
 
 use flow::MeanBody;

@@ -1,21 +1,17 @@
-//! The ledger's rules as facts, and its laws against random histories.
-
-use std::collections::{BTreeMap, BTreeSet};
-
-use proptest::prelude::*;
+//! The ledger's rules as facts.
 
 use super::*;
 
 const ONE: StreamId = StreamId(1);
 const TWO: StreamId = StreamId(2);
 const MINUTE: Duration = Duration::from_mins(1);
-const LEASE: Duration = Duration::from_mins(25);
+pub(super) const LEASE: Duration = Duration::from_mins(25);
 
-fn terms() -> Terms {
+pub(super) fn terms() -> Terms {
     Terms { settle_timeout: MINUTE, frame_bytes_max: 1_000 }
 }
 
-fn size(body: u64) -> Size {
+pub(super) fn size(body: u64) -> Size {
     Size { body, encoded: body + 10 }
 }
 
@@ -272,129 +268,4 @@ fn only_what_is_lost_is_revoked() {
     assert_eq!(revoked, [(ONE, vec![(DeliveryId(2), "b")])]);
     assert_eq!((bench.ledger.waiting_count(), bench.ledger.in_flight(ONE)), (0, Some(2)));
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("a"));
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Arrive(u64),
-    Dispatch,
-    Verdict(u8, VerdictKind),
-    Settled(u8),
-    Pass(u16),
-    Attach(u8, u32),
-    Resize(u8, u32),
-    Leave(u8),
-    Detach(u8),
-    SessionLost,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop_oneof![Just(VerdictKind::Ack), Just(VerdictKind::Retry), Just(VerdictKind::Release)];
-    let step = prop_oneof![
-        6 => (0_u64..2_000).prop_map(Step::Arrive),
-        6 => Just(Step::Dispatch),
-        6 => (any::<u8>(), kind).prop_map(|(pick, kind)| Step::Verdict(pick, kind)),
-        6 => any::<u8>().prop_map(Step::Settled),
-        2 => any::<u16>().prop_map(Step::Pass),
-        2 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Attach(stream, window)),
-        1 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Resize(stream, window)),
-        1 => (0_u8..8).prop_map(Step::Leave),
-        1 => (0_u8..8).prop_map(Step::Detach),
-        1 => Just(Step::SessionLost),
-    ];
-    prop::collection::vec(step, 1..120)
-}
-
-/// Where each load is, kept beside the ledger in the plainest way.
-#[derive(Default)]
-struct Model {
-    waiting: Vec<u32>,
-    working: BTreeMap<i64, u32>,
-    settling: Vec<i64>,
-    ended: usize,
-}
-
-proptest! {
-    #[test]
-    fn every_load_is_in_exactly_one_place(steps in steps()) {
-        #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
-        let mut now = Instant::now();
-        let mut ledger = Ledger::new(LEASE);
-        let mut model = Model::default();
-        let mut used = BTreeSet::new();
-        let (mut loads, mut next) = (0_u32, 0_i64);
-        for step in steps {
-            match step {
-                Step::Arrive(body) => {
-                    ledger.arrive(now, loads, size(body));
-                    model.waiting.push(loads);
-                    loads += 1;
-                }
-                Step::Dispatch => {
-                    let granted = ledger.dispatch(now, || { next += 1; Some(DeliveryId(next)) });
-                    for (stream, id) in granted {
-                        let load = *ledger.load(id).unwrap();
-                        prop_assert!(!ledger.is_leaving(stream));
-                        model.waiting.retain(|waiting| *waiting != load);
-                        model.working.insert(id.0, load);
-                    }
-                }
-                Step::Verdict(pick, kind) => {
-                    let id = i64::from(pick) % (next + 2);
-                    let stream = StreamId(u64::from(pick) % 8);
-                    if let Answer::Act(load) = ledger.verdict(now, stream, DeliveryId(id), kind) {
-                        prop_assert_eq!(model.working.remove(&id), Some(load));
-                        model.settling.push(id);
-                    }
-                }
-                Step::Settled(pick) => {
-                    if !model.settling.is_empty() {
-                        let id = model.settling.swap_remove(usize::from(pick) % model.settling.len());
-                        ledger.settled(DeliveryId(id), Outcome::Acked);
-                        model.ended += 1;
-                    }
-                }
-                Step::Pass(seconds) => {
-                    now += Duration::from_secs(u64::from(seconds) % 2_000);
-                    for due in ledger.due(now) {
-                        if let Some((_, id)) = due.holder {
-                            prop_assert_eq!(model.working.remove(&id.0), Some(due.load));
-                            model.settling.push(id.0);
-                        } else {
-                            model.waiting.retain(|waiting| *waiting != due.load);
-                            model.ended += 1;
-                        }
-                    }
-                    if let Some(wake) = ledger.next_wake() {
-                        prop_assert!(wake > now, "what is due has been taken out");
-                    }
-                }
-                Step::Attach(stream, window) => {
-                    // Numbers of streams are never used again, as in the shell.
-                    let stream = StreamId(u64::from(stream));
-                    if used.insert(stream) {
-                        ledger.attach(stream, Window::new(window, 3_000), terms());
-                    }
-                }
-                Step::Resize(stream, window) => ledger.resize(StreamId(u64::from(stream)), Some(window), None),
-                Step::Leave(stream) => ledger.leave(StreamId(u64::from(stream))),
-                Step::Detach(stream) => {
-                    for (id, load) in ledger.detach(StreamId(u64::from(stream))) {
-                        prop_assert_eq!(model.working.remove(&id.0), Some(load));
-                        model.ended += 1;
-                    }
-                }
-                Step::SessionLost => {
-                    ledger.lose(|_| true);
-                    model.ended += model.waiting.len() + model.working.len();
-                    model.waiting.clear();
-                    model.working.clear();
-                }
-            }
-            prop_assert_eq!(ledger.waiting_count(), model.waiting.len());
-            prop_assert_eq!(ledger.open_count(), model.working.len() + model.settling.len());
-            let placed = model.waiting.len() + model.working.len() + model.settling.len() + model.ended;
-            prop_assert_eq!(placed, loads as usize);
-        }
-    }
 }
