@@ -11,11 +11,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::warn;
 
 /// After an accept that failed, most likely for want of descriptors: time for some to be freed.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What fails again and again is said again after this.
+const TELL_EVERY: Duration = Duration::from_mins(1);
 /// Accepted connections that wait for their server.
 pub(super) const ACCEPTED_MAX: usize = 16;
 
@@ -29,12 +32,12 @@ pub(super) struct Peer {
 /// Accepts for ever: peers of this host go to `near`, others to `far`, with at most `per_peer` connections each. On
 /// loopback all handlers of a pod are one peer, so nothing is counted there.
 pub(super) async fn accept(listener: TcpListener, per_peer: usize, near: Sender<Peer>, far: Sender<Peer>) {
-    let shares = Shares::new(per_peer);
+    let (shares, mut failures) = (Shares::new(per_peer), Failures::default());
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                not_accepted(&error).await;
+                failures.pause(&error).await;
                 continue;
             }
         };
@@ -58,10 +61,20 @@ pub(super) async fn accept(listener: TcpListener, per_peer: usize, near: Sender<
     }
 }
 
-/// Tells of an accept that failed, and gives time for what it lacked.
-pub(super) async fn not_accepted(error: &io::Error) {
-    warn!(%error, "a connection could not be accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Accepts that failed: told at most once a minute, or a full table of descriptors would fill the log as well.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Option<Instant>);
+
+impl Failures {
+    /// Tells of one, and gives time for what it lacked.
+    pub(super) async fn pause(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.0.is_none_or(|told| now >= told + TELL_EVERY) {
+            self.0 = Some(now);
+            warn!(%error, "a connection could not be accepted; handlers that are connected go on");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
 }
 
 /// True for a peer whose end the kernel tells us.

@@ -19,14 +19,15 @@ pub(super) fn admitted(
     accepted: impl Stream<Item = io::Result<UnixStream>> + Unpin,
     uids: Vec<u32>,
 ) -> impl Stream<Item = io::Result<UnixStream>> {
-    stream::unfold((accepted, uids, Refusals::default()), async |(mut accepted, uids, mut refusals)| {
+    let told = (Refusals::default(), peers::Failures::default());
+    stream::unfold((accepted, uids, told), async |(mut accepted, uids, (mut refusals, mut failures))| {
         loop {
             match accepted.next().await? {
                 Ok(peer) => match refusal(&peer, &uids) {
-                    None => return Some((Ok(peer), (accepted, uids, refusals))),
+                    None => return Some((Ok(peer), (accepted, uids, (refusals, failures)))),
                     Some(why) => refusals.tell(&why),
                 },
-                Err(error) => peers::not_accepted(&error).await,
+                Err(error) => failures.pause(&error).await,
             }
         }
     })

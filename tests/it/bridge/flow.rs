@@ -1,5 +1,6 @@
 //! How deliveries flow: windows, consumers, several handlers.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use sidebus::bridge::{Hangup, Refusal, RevocationReason, Said, StreamEnd};
@@ -8,7 +9,9 @@ use sidebus::domain::ledger::Outcome;
 use sidebus::domain::name::SubscriptionName;
 use sidebus::domain::verdict::Verdict;
 
-use super::bench::{Bench, bodies, ids, queue, subscription, until};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::bench::{Bench, Handler, bodies, ids, queue, subscription, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_goes_in_comes_out_and_is_gone_after_its_ack() {
@@ -77,6 +80,60 @@ async fn what_one_handler_loses_another_one_gets_with_the_same_attempt() {
     assert!(got.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
     second.ack(&ids(&got)).await;
     bench.depth_becomes("work", 0, 0).await;
+}
+
+/// failures.md H8: whatever was settled before, and nothing else, stays settled.
+#[tokio::test(start_paused = true)]
+async fn of_a_handler_that_is_lost_between_two_verdicts_exactly_the_rest_goes_to_another() {
+    const HELD: usize = 8;
+    for settled in 0..=HELD {
+        let bench = Bench::start();
+        let numbers: Vec<String> = (0..HELD).map(|number| number.to_string()).collect();
+        bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let mut first = bench.join(10).await;
+        let got = first.receive(HELD).await;
+        // The newest first, so that what is acked is no prefix of what was delivered.
+        for handout in got.iter().rev().take(settled) {
+            first.ack(&[handout.id]).await;
+        }
+        first.attached.voice.hang_up(Hangup::Lost).await;
+        let mut second = bench.join(10).await;
+        let rest = second.receive(HELD - settled).await;
+        assert_eq!(bodies(&rest), numbers[..HELD - settled]);
+        second.ack(&ids(&rest)).await;
+        bench.depth_becomes("work", 0, 0).await;
+    }
+}
+
+/// failures.md H10.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_ten_times_as_fast_gets_about_ten_times_as_much() {
+    const ALL: usize = 220;
+    let bench = Bench::start();
+    let numbers: Vec<String> = (0..ALL).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let work = async |handler: &mut Handler, done: &Cell<usize>, each: Duration, own: &Cell<usize>| {
+        let mut pace = interval(each);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while done.get() < ALL {
+            let Ok(frame) = timeout(Duration::from_secs(2), handler.next()).await else { continue };
+            frame.expect("the stream goes on");
+            for handout in handler.take() {
+                pace.tick().await;
+                handler.ack(&[handout.id]).await;
+                done.set(done.get() + 1);
+                own.set(own.get() + 1);
+            }
+        }
+    };
+    let (mut fast, mut slow) = (bench.join(10).await, bench.join(10).await);
+    let (done, by_fast, by_slow) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    tokio::join!(
+        work(&mut fast, &done, Duration::from_millis(100), &by_fast),
+        work(&mut slow, &done, Duration::from_secs(1), &by_slow),
+    );
+    assert_eq!(by_fast.get() + by_slow.get(), ALL);
+    assert!((10..=40).contains(&by_slow.get()), "{} by the slow one", by_slow.get());
 }
 
 /// failures.md S4: a stream whose reader is gone must not go on as one that never answers.
@@ -181,6 +238,7 @@ async fn the_broker_sends_ahead_no_more_than_the_windows_in_bytes_hold() {
     assert_eq!(told, (10, 40), "ten bodies of four bytes");
 }
 
+/// failures.md H4.
 #[tokio::test(start_paused = true)]
 async fn a_slow_handler_is_sent_no_more_than_it_can_do_within_its_leases() {
     let bench = Bench::start();
@@ -194,13 +252,13 @@ async fn a_slow_handler_is_sent_no_more_than_it_can_do_within_its_leases() {
         told = frame.window.or(told);
         assert!(frame.revocations.is_empty(), "{:?}", frame.revocations);
         for handout in handler.take() {
-            tokio::time::advance(Duration::from_secs(30)).await;
+            tokio::time::advance(Duration::from_secs(20)).await;
             handler.ack(&[handout.id]).await;
             done += 1;
         }
     }
     let (messages, _) = told.expect("its window is another, and it is told");
-    assert!((20..=27).contains(&messages), "half of 25 min at 30 s a message: {messages}");
+    assert!((30..=37).contains(&messages), "half of 25 min at 20 s a message: {messages}");
     let depth = bench.broker.faults().depth(&queue("work")).expect("the queue is there");
     assert!(depth.unacked <= 60, "what lay here for it went back: {depth:?}");
 }

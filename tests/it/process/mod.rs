@@ -4,6 +4,7 @@
 
 mod commands;
 mod configuration;
+mod limits;
 mod metrics;
 mod outage;
 mod readiness;

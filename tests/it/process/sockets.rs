@@ -47,9 +47,10 @@ async fn messages_pass_through_a_socket_that_is_gone_after_the_stop() {
 #[tokio::test]
 async fn the_socket_of_a_dead_process_is_replaced() {
     let (place, path) = with_socket();
-    let daemon = place.daemon(&[]).await;
+    let mut daemon = place.daemon(&[]).await;
     daemon.process.signal("KILL").await;
-    drop(daemon);
+    // Until it is gone its socket takes connections.
+    daemon.process.end().await;
     assert!(path.exists(), "nobody cleans up after a kill");
     let daemon = place.daemon(&[]).await;
     let endpoint = path.to_str().unwrap();

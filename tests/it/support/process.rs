@@ -154,9 +154,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it is running")
+    }
+
     /// Sends a signal, such as `TERM`.
     pub(crate) async fn signal(&self, signal: &str) {
-        let pid = self.child.id().expect("it is running");
+        let pid = self.pid();
         let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await.unwrap();
         assert!(sent.success(), "{signal} to {pid}: {sent}");
     }
