@@ -256,6 +256,7 @@ async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge
     bridge.registry.close();
     phases.enter(Phase::Drain);
     let within = settings.intake + settings.drain;
+    let spent = tokio::time::Instant::now() + within + settings.give_back;
     let mut ended = Ended::Drained;
     let is_drained = tokio::time::timeout(within, bridge.all_ended.wait()).await.is_ok();
     phases.enter(Phase::GiveBack);
@@ -263,8 +264,10 @@ async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge
         error!("some deliveries could not be given back in time; the broker hands them out again");
         ended = Ended::CutShort;
     }
-    // Publishes are refused from here on; those that are out get their answer while the connections live.
-    if tokio::time::timeout(settings.close / 2, bridge.publisher.idle()).await.is_err() {
+    // Publishes are refused from here on; those that are out get their answer while the connections live, and what the phases
+    // before have left of their time for it.
+    let until = spent.max(tokio::time::Instant::now() + settings.close / 2);
+    if tokio::time::timeout_at(until, bridge.publisher.idle()).await.is_err() {
         error!("some publishes were not confirmed in time; their callers are told that nobody knows");
         ended = Ended::CutShort;
     }
