@@ -89,7 +89,7 @@ pub enum Ended {
     CutShort,
     /// Asked to stop a second time.
     Interrupted,
-    /// A task panicked: a bug. Nothing was drained; the broker hands out again what was unsettled.
+    /// A task panicked, or a part that everybody needs has failed: a bug, here or in a library. Nothing was drained; the broker hands out again what was unsettled.
     Bug(Failure),
 }
 
@@ -202,11 +202,16 @@ impl App {
                     never = state::keep(state_dir, &ids) => match never {},
                 }
             };
-            until_panic(run).await.unwrap_or_else(|text| Ended::Bug(Failure { task: "main".to_owned(), text }))
+            until_panic(run).await.unwrap_or_else(main_panicked)
         };
         state::end(state_dir, &ids);
         Ok(ended)
     }
+}
+
+fn main_panicked(text: String) -> Ended {
+    error!(task.name = "main", panic = %text, "task panicked: this is a bug");
+    Ended::Bug(Failure { task: "main".to_owned(), text })
 }
 
 fn mode(readiness: crate::config::Readiness) -> Mode {
@@ -256,7 +261,7 @@ async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge
     bridge.registry.close();
     phases.enter(Phase::Drain);
     let within = settings.intake + settings.drain;
-    let spent = tokio::time::Instant::now() + within + settings.give_back;
+    let drained_by = tokio::time::Instant::now() + within + settings.give_back;
     let mut ended = Ended::Drained;
     let is_drained = tokio::time::timeout(within, bridge.all_ended.wait()).await.is_ok();
     phases.enter(Phase::GiveBack);
@@ -266,7 +271,7 @@ async fn drain(settings: &ShutdownSettings, phases: &Phases, bridge: &mut Bridge
     }
     // Publishes are refused from here on; those that are out get their answer while the connections live, and what the phases
     // before have left of their time for it.
-    let until = spent.max(tokio::time::Instant::now() + settings.close / 2);
+    let until = drained_by.max(tokio::time::Instant::now() + settings.close / 2);
     if tokio::time::timeout_at(until, bridge.publisher.idle()).await.is_err() {
         error!("some publishes were not confirmed in time; their callers are told that nobody knows");
         ended = Ended::CutShort;

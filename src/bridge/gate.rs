@@ -65,6 +65,8 @@ impl Gate {
         let Some(until) = self.held else { return };
         // Its sender lives as long as this.
         let _ = tokio::time::timeout_at(until, self.moved.changed()).await;
+        // To be asked again before it is waited for again: a moment that has passed would wake its lane without end.
+        self.held = None;
     }
 
     fn tell(&self, is_moved: bool) {

@@ -117,16 +117,17 @@ pub(super) fn link() -> (LinkTell, LinkWatch) {
 
 impl LinkTell {
     pub(super) fn change(&self, change: impl FnOnce(&mut LinkState)) {
+        let mut after = false;
         self.0.send_modify(|link| {
             let before = link.takes_publishes();
             change(link);
-            let after = link.takes_publishes();
+            after = link.takes_publishes();
             let never_began = link.outages == 0 && link.sessions == 0 && link.error.is_some();
             if !after && (before || never_began) {
                 link.outages += 1;
             }
-            metrics::publish_breaker(!after);
         });
+        metrics::publish_breaker(!after);
     }
 }
 

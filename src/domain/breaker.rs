@@ -18,6 +18,8 @@ pub struct Breaker {
     /// The outage that it has seen last.
     outage: u64,
     successes: u32,
+    /// Probes in a row that had no answer in time.
+    silent: u32,
     /// Out, and when it holds up nobody any more.
     probe: Option<(Probe, Instant)>,
     probes: u64,
@@ -40,7 +42,7 @@ pub enum Passage {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { outage: 0, successes: SUCCESSES, probe: None, probes: 0 }
+        Self { outage: 0, successes: SUCCESSES, silent: 0, probe: None, probes: 0 }
     }
 }
 
@@ -48,30 +50,35 @@ impl Breaker {
     /// What may go out now, while the link is up and not blocked. `outages`: times that it was otherwise before.
     pub fn ask(&mut self, outages: u64, now: Instant) -> Passage {
         if outages != self.outage {
-            (self.outage, self.successes, self.probe) = (outages, 0, None);
+            (self.outage, self.successes, self.silent, self.probe) = (outages, 0, 0, None);
+        }
+        if self.probe.take_if(|(_, until)| now >= *until).is_some() {
+            self.silent += 1;
+            if self.silent >= SUCCESSES {
+                // It is a queue that is stuck, not the broker: the session would be lost by now.
+                self.successes = SUCCESSES;
+            }
         }
         if self.successes >= SUCCESSES {
             return Passage::Closed;
         }
-        match self.probe {
-            Some((_, until)) if now < until => Passage::Wait(until),
-            Some(_) | None => {
-                self.probes += 1;
-                let probe = Probe(self.probes);
-                self.probe = Some((probe, now + PROBE_PATIENCE));
-                Passage::Probe(probe)
-            }
+        if let Some((_, until)) = self.probe {
+            return Passage::Wait(until);
         }
+        self.probes += 1;
+        let probe = Probe(self.probes);
+        self.probe = Some((probe, now + PROBE_PATIENCE));
+        Passage::Probe(probe)
     }
 
     /// The outcome of a probe: whether the broker has answered it, in whatever words. True if more may go out now; one
-    /// that was given up, or is of an earlier outage, changes nothing.
+    /// that was given up changes nothing, and one of an earlier outage nothing that the next question would not begin anew.
     pub fn answered(&mut self, probe: Probe, by_broker: bool) -> bool {
         if self.probe.is_none_or(|(out, _)| out != probe) {
             return false;
         }
         self.probe = None;
-        self.successes = if by_broker { self.successes + 1 } else { 0 };
+        (self.successes, self.silent) = if by_broker { (self.successes + 1, 0) } else { (0, 0) };
         true
     }
 
@@ -133,27 +140,66 @@ mod tests {
         assert!(!breaker.answered(unsent, true) && breaker.answered(sent, true));
     }
 
+    #[test]
+    fn three_probes_in_a_row_without_an_answer_are_no_reason_to_hold_up_others_any_longer() {
+        let (mut breaker, mut now) = (Breaker::default(), start());
+        for _ in 0..3 {
+            probe(&mut breaker, 1, now);
+            now += PROBE_PATIENCE;
+        }
+        assert_eq!(breaker.ask(1, now), Passage::Closed);
+        assert!(matches!(breaker.ask(2, now), Passage::Probe(_)));
+    }
+
+    /// What the breaker should know, in plain counts.
+    #[derive(Default)]
+    struct Model {
+        outages: u64,
+        answered: u32,
+        silent: u32,
+        is_closed: bool,
+        /// Out: of which outage, until when, and which one.
+        out: Option<(u64, Instant, Probe)>,
+    }
+
+    impl Model {
+        fn look(&mut self, now: Instant) {
+            if self
+                .out
+                .take_if(|(outages, until, _)| *outages != self.outages || now >= *until)
+                .is_some_and(|out| out.0 == self.outages)
+            {
+                self.silent += 1;
+            }
+            self.is_closed |= self.answered >= SUCCESSES || self.silent >= SUCCESSES;
+        }
+    }
+
     proptest! {
-        /// Against a plain count of what has been answered since the last outage or failure.
         #[test]
-        fn it_is_closed_exactly_after_three_answers_in_a_row(
+        fn it_is_closed_exactly_after_three_answers_or_three_silences_in_a_row(
             steps in prop::collection::vec((0_u8..8, any::<bool>()), 0..200),
         ) {
             let (mut breaker, mut now) = (Breaker::default(), start());
-            let (mut outages, mut in_a_row, mut out) = (0, SUCCESSES, Vec::new());
+            let mut model = Model { is_closed: true, ..Model::default() };
             for (step, flag) in steps {
                 match step {
-                    0 => { outages += 1; in_a_row = 0; }
+                    0 => model = Model { outages: model.outages + 1, out: model.out, ..Model::default() },
                     1 => now += PROBE_PATIENCE,
                     2..5 => {
-                        let passage = breaker.ask(outages, now);
-                        prop_assert_eq!(passage == Passage::Closed, in_a_row >= SUCCESSES);
-                        if let Passage::Probe(probe) = passage { out.push((outages, probe)); }
+                        model.look(now);
+                        let passage = breaker.ask(model.outages, now);
+                        prop_assert_eq!(passage == Passage::Closed, model.is_closed);
+                        if let Passage::Probe(probe) = passage {
+                            prop_assert!(model.out.is_none(), "one at a time");
+                            model.out = Some((model.outages, now + PROBE_PATIENCE, probe));
+                        }
                     }
-                    _ => if let Some((of, probe)) = out.pop() {
+                    _ => if let Some((of, _, probe)) = model.out.take() {
+                        prop_assert!(breaker.answered(probe, flag));
                         // An answer of an earlier outage says nothing about this one.
-                        if breaker.answered(probe, flag) && of == outages {
-                            in_a_row = if flag { in_a_row + 1 } else { 0 };
+                        if of == model.outages {
+                            (model.answered, model.silent) = if flag { (model.answered + 1, 0) } else { (0, 0) };
                         }
                     }
                 }

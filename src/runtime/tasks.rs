@@ -124,7 +124,8 @@ impl Tasks {
     }
 }
 
-/// Runs something to its end, or to its panic; answers the panic's text then. Nothing of it is used after a panic.
+/// Runs something to its end, or to its panic; answers the panic's text then. What it worked on must not be used after a
+/// panic: it may be half done.
 ///
 /// # Errors
 /// It panicked.

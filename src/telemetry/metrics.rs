@@ -99,7 +99,10 @@ fn describe() {
     describe_counter!(SECRET_RELOADS, "tries to move to a session with new secrets, by result: ok, failed");
     describe_counter!(PUBLISHED, "publishes by exchange and result, each once");
     describe_gauge!(PUBLISHES_IN_FLIGHT, "publishes of handlers that have no answer yet");
-    describe_gauge!(PUBLISH_BREAKER, "1 while publishes are refused: the broker is down or blocked");
+    describe_gauge!(
+        PUBLISH_BREAKER,
+        "1 while publishes are refused: the broker is down or blocked; half-open counts as closed"
+    );
     describe_histogram!(PUBLISH_CONFIRM_SECONDS, "from writing a batch to its last confirm");
     describe_histogram!(PUBLISH_BATCH_MESSAGES, "messages written together by a lane");
     describe_counter!(DELIVERIES, "deliveries handed to handlers");

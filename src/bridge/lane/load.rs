@@ -1,7 +1,7 @@
 //! How much a lane has to do, and a bell for when that is enough. Knows no message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use tokio::sync::Notify;
 
@@ -34,6 +34,8 @@ impl Load {
 
     /// To be called by whoever has handed a message in, afterwards.
     pub(super) fn handed_in(&self) {
+        // With its counterpart below: of a message handed in and a bell set at the same moment, one side sees the other.
+        fence(Ordering::SeqCst);
         if self.messages() >= self.enough.load(Ordering::SeqCst) {
             self.bell.notify_one();
         }
@@ -43,6 +45,7 @@ impl Load {
     /// to look for, after this.
     pub(super) fn ring_at(&self, messages: usize) {
         self.enough.store(messages, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     /// Waits for the bell. Cancel-safe.

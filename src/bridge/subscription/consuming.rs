@@ -266,7 +266,11 @@ impl Pump {
         }
     }
 
-    fn begin_consuming(&mut self, prefetch: Prefetch) {
+    fn begin_consuming(&mut self, wanted: Prefetch) {
+        // Not changed later on a queue whose consumers take turns: the first window may be a small one.
+        let least =
+            if self.subscription.queue.is_single_active() { self.subscription.delivery.prefetch_count } else { 0 };
+        let prefetch = wanted.max(Prefetch::new(least));
         let Some(live) = self.link.live() else { return };
         if self.subscription.queue.is_exclusive() && self.link.is_closing_former() {
             // The broker would refuse it; the end of that session is told.

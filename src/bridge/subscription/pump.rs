@@ -224,10 +224,11 @@ impl Pump {
     /// What follows from the last event: hand out, flush, tune the consumer, tell the streams.
     fn advance(&mut self) {
         self.lose_abandoned();
+        // First, so that what it takes back from a slow handler goes to another one at once.
+        self.tell_windows();
         self.dispatch();
         self.end_idle_streams();
         self.tune();
-        self.tell_windows();
         // Last, so that nothing that was put on its way above waits for the next event.
         self.settling.flush();
         self.settling.sweep(Instant::now());

@@ -151,13 +151,12 @@ impl Pump {
                     }
                     self.give_back(due.load, Some(id), Source::Deadline);
                 }
-                (Some(held), Clock::SettleTimeout) => self.timed_out(held, due, RevocationReason::SettleTimeout),
-                (Some(held), Clock::LeaseUsedUp) => self.timed_out(held, due, RevocationReason::LeaseLimit),
+                (Some(held), Clock::SettleTimeout | Clock::LeaseUsedUp) => self.timed_out(held, due),
             }
         }
     }
 
-    fn timed_out(&mut self, (stream, id): (StreamId, DeliveryId), due: Due<Load>, reason: RevocationReason) {
+    fn timed_out(&mut self, (stream, id): (StreamId, DeliveryId), due: Due<Load>) {
         let Some(peer) = self.peers.get(&stream) else {
             return self.give_back(due.load, Some(id), Source::Deadline);
         };
@@ -168,11 +167,11 @@ impl Pump {
         }
         // Half of it: a frame may have been taken in the first moments of this clock.
         let is_stuck = peer.outbox.is_stuck(peer.settle_timeout / 2);
-        peer.outbox.revoke(reason, vec![id]);
-        let limit = if reason == RevocationReason::LeaseLimit { "longest lease" } else { "settle timeout" };
+        peer.outbox.revoke(RevocationReason::SettleTimeout, vec![id]);
+        let limit = if due.clock == Clock::LeaseUsedUp { "longest lease" } else { "settle timeout" };
         warn!(
             subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
-            attempt = due.load.seen.record.attempt(), "{limit} passed: a failed attempt"
+            attempt = due.load.seen.record.attempt(), limit, "its time is over without a verdict: a failed attempt"
         );
         let attempt = FailedAttempt {
             kind: FailureKind::Timeout,

@@ -6,12 +6,13 @@ use std::time::Duration;
 use sidebus::bridge::{Hangup, Refusal, RevocationReason, Said, StreamEnd};
 use sidebus::broker::{Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
+use sidebus::domain::message::Value;
 use sidebus::domain::name::SubscriptionName;
 use sidebus::domain::verdict::Verdict;
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::bench::{Bench, Handler, bodies, ids, queue, subscription, until};
+use super::bench::{Bench, Handler, bodies, broker, ids, pass, queue, subscription, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_goes_in_comes_out_and_is_gone_after_its_ack() {
@@ -210,12 +211,10 @@ async fn at_the_lease_limit_what_was_extended_for_ever_has_failed_and_what_waite
     tokio::time::advance(Duration::from_mins(24)).await;
     let mut revoked = Vec::new();
     while revoked.len() < 2 {
-        for (reason, ids) in handler.next().await.expect("the stream goes on").revocations {
-            assert_eq!(reason, RevocationReason::LeaseLimit);
-            revoked.extend(ids);
-        }
+        revoked.extend(handler.next().await.expect("the stream goes on").revocations);
     }
-    assert_eq!(revoked, ids(&got));
+    let of = |handout: usize| vec![got[handout].id];
+    assert_eq!(revoked, [(RevocationReason::SettleTimeout, of(0)), (RevocationReason::LeaseLimit, of(1))]);
     // The one that failed waits its delay.
     for (body, attempt) in [("b", 1), ("a", 2)] {
         let again = handler.receive(1).await;
@@ -227,15 +226,17 @@ async fn at_the_lease_limit_what_was_extended_for_ever_has_failed_and_what_waite
 #[tokio::test(start_paused = true)]
 async fn the_broker_sends_ahead_no_more_than_the_windows_in_bytes_hold() {
     let bench = Bench::start();
-    let numbers: Vec<String> = (1_000..1_060).map(|number| number.to_string()).collect();
+    let numbers: Vec<String> = (1_000..1_100).map(|number| number.to_string()).collect();
     bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut handler = bench.join(50).await;
-    handler.receive(50).await;
-    bench.depth_becomes("work", 10, 50).await;
+    let held = ids(&handler.receive(50).await);
+    bench.depth_becomes("work", 50, 50).await;
     let said = Said { bytes_max: Some(40), ..Said::default() };
     assert!(handler.attached.voice.say(said).await);
     let told = handler.find(|frame| frame.window).await;
     assert_eq!(told, (10, 40), "ten bodies of four bytes");
+    handler.ack(&held).await;
+    bench.depth_becomes("work", 40, 10).await;
 }
 
 /// failures.md H4.
@@ -303,4 +304,37 @@ async fn a_handler_that_settles_once_a_frame_is_never_late_at_a_second_a_message
     }
     assert!((2..60).contains(&largest), "frames grow, and not to a whole timeout: {largest}");
     bench.depth_becomes("work", 0, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_waits_for_its_turn_is_never_replaced_for_other_windows() {
+    let mut alone = subscription("work", "#");
+    alone.queue.arguments.insert("x-single-active-consumer".to_owned(), Value::Bool(true));
+    let bench = Bench::with(broker(), vec![alone], &[]);
+    let numbers: Vec<String> = (0..300).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut first = bench.join(1).await;
+    first.receive(1).await;
+    bench.depth_becomes("work", 200, 100).await;
+    let mut second = bench.join(150).await;
+    second.receive(99).await;
+    pass(Duration::from_secs(30)).await;
+    bench.depth_becomes("work", 200, 100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_here_for_a_handler_that_turns_out_slow_goes_to_another_at_once() {
+    let bench = Bench::start();
+    let numbers: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut slow = bench.join(100).await;
+    let one = slow.receive(1).await;
+    let mut other = bench.join(100).await;
+    pass(Duration::from_secs(50)).await;
+    slow.ack(&ids(&one)).await;
+    let begun = Instant::now();
+    while other.has_nothing_more() {
+        other.next().await.expect("the stream goes on");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
