@@ -59,12 +59,17 @@ fn interpreter() -> PathBuf {
 }
 
 fn install() -> PathBuf {
+    let wanted = std::fs::read_to_string(own("requirements.txt")).expect("a list of clients");
     let into = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-clients");
-    if !into.exists() {
-        let mut pip = Command::new(interpreter());
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(&into);
-        pip.arg("-r").arg(own("requirements.txt"));
-        assert!(pip.status().is_ok_and(|status| status.success()), "pip installs the clients");
+    // Written last, so that an installation that was cut short is begun again.
+    let installed = into.join("installed");
+    if std::fs::read_to_string(&installed).is_ok_and(|found| found == wanted) {
+        return into;
     }
+    let mut pip = Command::new(interpreter());
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]).arg(&into);
+    pip.arg("-r").arg(own("requirements.txt"));
+    assert!(pip.status().is_ok_and(|status| status.success()), "pip installs the clients");
+    std::fs::write(installed, wanted).expect("a mark");
     into
 }

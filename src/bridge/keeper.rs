@@ -126,9 +126,7 @@ impl Keeper {
             failures = failures.saturating_add(1);
             let wait = self.wait(failures, &error);
             self.report(&error, failures, wait, &mut told);
-            if let Some(reason) = self.broker.worn_out() {
-                self.tasks.fail("broker", &BrokerError::SessionLost { reason });
-            }
+            self.ends_if_worn_out();
             tell.change(|link| {
                 link.live = None;
                 link.blocked = None;
@@ -206,6 +204,13 @@ impl Keeper {
         outcome
     }
 
+    /// Asked after each failure and with every look, since pooled connections fail beside a session that lives.
+    fn ends_if_worn_out(&self) {
+        if let Some(reason) = self.broker.worn_out() {
+            self.tasks.fail("broker", &reason);
+        }
+    }
+
     /// Looks again at what does not fit, so that mending it needs no restart and no handler, and every minute at all: what
     /// is deleted while nobody consumes it is noticed by nobody else. Never ends.
     async fn mend(&self, id: SessionId, session: &dyn Session) -> Infallible {
@@ -226,6 +231,7 @@ impl Keeper {
                 _ = every_minute.tick() => Pass::Everything,
                 () = self.objects.everything_is_due() => Pass::Everything,
             };
+            self.ends_if_worn_out();
             let fits = self.look_again(id, session, pass).await;
             // Once one fits, others may need nothing more.
             looks = if fits && pass == Pass::Troubled { 0 } else { looks.saturating_add(1) };

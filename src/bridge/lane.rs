@@ -23,9 +23,9 @@ use load::{Burden, Load};
 /// Publishes that wait for a lane before callers wait for them.
 const WAITING_MAX: usize = 1_024;
 
-/// Messages, or a full batch, that are worth a batch of their own while another is out. With fewer the broker idles less for them than their
-/// callers wait: a batch that another follows is answered with it. Sixty-four callers that each wait for their answer get
-/// twice as many a second when they share one batch (measured).
+/// So many messages, or a full batch if that is less, are worth a batch of their own while another is out. With fewer the
+/// broker idles less for them than their callers wait: a batch that another follows is answered with it. Sixty-four callers
+/// that each wait for their answer get twice as many a second when they share one batch (measured).
 const OVERLAP_FROM: usize = 128;
 
 /// Messages that hold nobody up while they are out: what comes next need not wait for them.
@@ -101,7 +101,6 @@ pub(crate) fn start(tasks: &Tasks, link: LinkWatch, mut phase: PhaseWatch, lane:
         waiting,
         unanswered,
         open: None,
-        more: usize::MAX,
     };
     tasks.spawn(TaskKind::Lane, role, async move {
         tokio::select! {
@@ -132,8 +131,6 @@ struct LaneTask {
     /// The ids that are out.
     unanswered: Unanswered,
     open: Option<Open>,
-    /// What waits would go out with so many more; the greatest number: it waits for something else.
-    more: usize,
 }
 
 /// A confirm channel and what is out on it.
@@ -167,12 +164,29 @@ struct Out {
     _hold: Hold,
 }
 
+/// What the messages that wait, wait for besides an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Nothing.
+    Answer,
+    /// So many more: then they are worth a batch beside what is out.
+    Company(usize),
+}
+
+/// What became of the messages that waited.
+enum Sent {
+    /// Some went out, or all were refused.
+    Some,
+    /// None.
+    None(Wait),
+}
+
 /// Whether the next batch can be sent.
 enum Way {
     /// On the open channel.
     Free(Hold),
     /// What is out comes first.
-    Taken,
+    Taken(Wait),
     /// Not at all.
     None(BrokerError),
 }
@@ -181,15 +195,15 @@ impl LaneTask {
     async fn run(mut self) {
         loop {
             self.gather();
-            let has_sent = !self.waiting.is_empty() && self.send().await;
-            if has_sent {
-                continue;
-            }
+            let wait = match self.send().await {
+                Sent::Some => continue,
+                Sent::None(wait) => wait,
+            };
             let is_out = self.open.as_ref().is_some_and(|open| !open.out.is_empty());
             if self.is_over && !is_out {
                 return;
             }
-            self.wait().await;
+            self.wait(wait).await;
         }
     }
 
@@ -201,16 +215,20 @@ impl LaneTask {
     }
 
     /// Waits for answers, for requests while none waits, and else for what may let them out or refuse them.
-    async fn wait(&mut self) {
+    async fn wait(&mut self, wait: Wait) {
         let mut arrived = Vec::new();
-        let out = self.open.as_ref().map_or(0, Open::messages);
-        self.load.ring_at(self.more.saturating_add(self.waiting.len()).saturating_add(out));
-        // Looked at once the bell is set, so that nothing in between is missed.
-        if self.requests.len() >= self.more {
-            return;
+        match wait {
+            Wait::Answer => self.load.ring_at(usize::MAX),
+            Wait::Company(more) => {
+                self.load.ring_at(more + self.waiting.len() + self.open.as_ref().map_or(0, Open::messages));
+                // Looked at once the bell is set, so that nothing in between is missed.
+                if self.requests.len() >= more {
+                    return;
+                }
+            }
         }
         tokio::select! {
-            () = self.load.rung(), if self.more != usize::MAX => {}
+            () = self.load.rung(), if wait != Wait::Answer => {}
             () = self.link.changed(), if !self.waiting.is_empty() => {}
             () = moved(&mut self.terms.gate), if !self.waiting.is_empty() => {}
             answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
@@ -221,22 +239,25 @@ impl LaneTask {
         }
     }
 
-    /// Sends or refuses what waits; false = it has to wait for the answer of something.
-    async fn send(&mut self) -> bool {
+    /// Sends or refuses what waits.
+    async fn send(&mut self) -> Sent {
+        if self.waiting.is_empty() {
+            return Sent::None(Wait::Answer);
+        }
         let hold = match self.way().await {
             Way::Free(hold) => hold,
-            Way::Taken => return false,
+            Way::Taken(wait) => return Sent::None(wait),
             Way::None(error) => {
                 for request in self.waiting.drain(..) {
                     // As in `answer`.
                     drop(request.reply.send(Confirm::NotSent(error.clone())));
                 }
-                return true;
+                return Sent::Some;
             }
         };
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &mut self.open else { return Sent::None(Wait::Answer) };
         let (most, probe) = match self.terms.gate.as_mut().map(|gate| gate.ask(self.link.outages())) {
-            Some(Passage::Wait(_)) => return false,
+            Some(Passage::Wait(_)) => return Sent::None(Wait::Answer),
             Some(Passage::Probe(probe)) => (1, Some(probe)),
             Some(Passage::Closed) | None => (self.terms.batch_max, None),
         };
@@ -245,17 +266,16 @@ impl LaneTask {
             if let (Some(gate), Some(probe)) = (&self.terms.gate, probe) {
                 gate.withdraw(probe);
             }
-            return false;
+            return Sent::None(Wait::Answer);
         }
         let (publications, replies) =
             batch.into_iter().map(|request| (request.publication, (request.reply, request.held))).unzip();
         open.out.push_back(Out { replies, begun: Instant::now(), probe, _hold: hold });
         open.lane.write(publications).await;
-        true
+        Sent::Some
     }
 
     async fn way(&mut self) -> Way {
-        self.more = usize::MAX;
         // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
         let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
         let Some(live) = self.link.live() else { return Way::None(down(self.link.now().why_down())) };
@@ -265,14 +285,13 @@ impl LaneTask {
         }
         match &self.open {
             Some(open) if open.session == live.id && open.lane.is_open() => {
-                let lacks = open.lacks(self.waiting.len(), self.terms.batch_max);
-                if lacks == Some(0) {
-                    return Way::Free(live.hold);
-                }
-                self.more = lacks.unwrap_or(usize::MAX);
-                return Way::Taken;
+                return match open.lacks(self.waiting.len(), self.terms.batch_max) {
+                    Some(0) => Way::Free(live.hold),
+                    Some(more) => Way::Taken(Wait::Company(more)),
+                    None => Way::Taken(Wait::Answer),
+                };
             }
-            Some(open) if !open.out.is_empty() => return Way::Taken,
+            Some(open) if !open.out.is_empty() => return Way::Taken(Wait::Answer),
             Some(_) => debug!(role = label(self.terms.role), "lane retired"),
             None => {}
         }

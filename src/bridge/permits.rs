@@ -6,8 +6,9 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A share of what may be unconfirmed, given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permits {
-    /// Messages and KiB of all callers together.
-    _all: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
+    /// Of all callers together.
+    _messages: Option<OwnedSemaphorePermit>,
+    _kib: Option<OwnedSemaphorePermit>,
     /// KiB of the caller itself.
     _own: Option<OwnedSemaphorePermit>,
     _counted: Counted,
@@ -15,8 +16,12 @@ pub(crate) struct Permits {
 
 impl Permits {
     /// Shares of all callers.
-    pub(super) fn new(all: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>), counted: Counted) -> Self {
-        Self { _all: all, _own: None, _counted: counted }
+    pub(super) fn new(
+        messages: Option<OwnedSemaphorePermit>,
+        kib: Option<OwnedSemaphorePermit>,
+        counted: Counted,
+    ) -> Self {
+        Self { _messages: messages, _kib: kib, _own: None, _counted: counted }
     }
 
     /// The same, with a share of what one caller may have.

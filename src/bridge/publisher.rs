@@ -77,7 +77,7 @@ struct Shared {
     link: LinkWatch,
     phase: PhaseWatch,
     labels: CappedLabel,
-    open_publishes: Gauge,
+    unanswered: Gauge,
     /// What is made again when one of our exchanges is missing: its bindings went with it.
     topology: (Arc<Plan>, Registry),
     /// Held while it is made again.
@@ -103,7 +103,7 @@ impl Publisher {
             link: link.clone(),
             phase,
             labels: CappedLabel::default(),
-            open_publishes: metrics::publishes_in_flight(),
+            unanswered: metrics::publishes_in_flight(),
             topology,
             repairing: tokio::sync::Mutex::new(()),
         };
@@ -213,21 +213,20 @@ impl Publisher {
         let (messages, kib) = self.share(count, publications.iter().map(kib_of).sum());
         let messages = Arc::clone(&self.shared.in_flight).try_acquire_many_owned(messages).ok()?;
         let kib = Arc::clone(&self.shared.in_flight_kib).try_acquire_many_owned(kib).ok()?;
-        Some(Arc::new(Permits::new((Some(messages), Some(kib)), self.counted(count))))
+        Some(Arc::new(Permits::new(Some(messages), Some(kib), self.counted(count))))
     }
 
     /// The same, waited for. Cancel-safe.
     pub(super) async fn wait_for_room(&self, messages: usize, kib: usize) -> Permits {
-        let count = messages;
-        let (messages, kib) = self.share(messages, kib);
+        let (messages_share, kib_share) = self.share(messages, kib);
         // The semaphores are never closed.
-        let messages = Arc::clone(&self.shared.in_flight).acquire_many_owned(messages).await.ok();
-        let kib = Arc::clone(&self.shared.in_flight_kib).acquire_many_owned(kib).await.ok();
-        Permits::new((messages, kib), self.counted(count))
+        let of_messages = Arc::clone(&self.shared.in_flight).acquire_many_owned(messages_share).await.ok();
+        let of_kib = Arc::clone(&self.shared.in_flight_kib).acquire_many_owned(kib_share).await.ok();
+        Permits::new(of_messages, of_kib, self.counted(messages))
     }
 
     fn counted(&self, messages: usize) -> Counted {
-        Counted::new(self.shared.open_publishes.clone(), messages)
+        Counted::new(self.shared.unanswered.clone(), messages)
     }
 
     /// One caller may always send, however much it brings: a limit below one request would refuse it for ever.

@@ -71,7 +71,10 @@ pub(super) async fn serve(app: App, mut signals: Signals, console: &mut Console<
         Ok(Ended::CutShort) => ExitStatus::Failed,
         Ok(Ended::Interrupted) => ExitStatus::Interrupted,
         Ok(Ended::Bug(failure)) => {
-            console.say(format_args!("task {} has failed: {}; this is a bug", failure.task, failure.text));
+            console.say(format_args!(
+                "{} has failed: {}; start it again, and report it if that does not help",
+                failure.task, failure.text
+            ));
             ExitStatus::Bug
         }
         Err(error) => start_failed(&error, console),

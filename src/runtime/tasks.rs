@@ -92,7 +92,7 @@ impl Tasks {
     }
 
     /// A part that everybody needs has ended by an error: as a panic would, this stops the process.
-    pub fn fail(&self, task: &str, error: &dyn std::error::Error) {
+    pub fn fail(&self, task: &str, error: &dyn std::fmt::Display) {
         error!(task.name = %task, %error, "a part of the process has failed");
         tell(&self.failed, Failure { task: task.to_owned(), text: error.to_string() });
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sidebus::grpc::proto::sidebus::v1;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::handler::{Handler, number};
 use crate::support::nodes;
-use crate::support::ports;
 use crate::support::publisher::{Publisher, Publishing, numbered, reason};
 use crate::support::rabbitmq::BrokerHandle;
 use crate::support::scene::{Scene, Sidecar};
@@ -127,8 +127,10 @@ async fn each_of_64_callers_hears_at_once_that_the_broker_is_away_and_is_served_
     let crowd = Crowd::new(50);
     let outage = async {
         crowd.all_are_served().await;
-        let [nobody] = ports::free();
-        proxy.lead_to(nobody);
+        // Bound and not listening, so that nobody else listens there meanwhile.
+        let nobody = TcpSocket::new_v4().expect("a socket");
+        nobody.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        proxy.lead_to(nobody.local_addr().expect("a bound port").port());
         proxy.cut();
         let enough = async || (crowd.refusals.get() > 20 * CALLERS).then_some(());
         until("callers go on asking", enough).await;

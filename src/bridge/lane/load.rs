@@ -41,8 +41,8 @@ impl Load {
         }
     }
 
-    /// With so many messages the bell is to ring; the greatest number = never. What was handed in before is the caller's
-    /// to look for, after this.
+    /// With so many messages the bell rings, until another number is set; the greatest = never. What was handed in before is the caller's to look
+    /// for, after this.
     pub(super) fn ring_at(&self, messages: usize) {
         self.enough.store(messages, Ordering::SeqCst);
         fence(Ordering::SeqCst);

@@ -225,7 +225,7 @@ impl Pump {
     fn advance(&mut self) {
         self.lose_abandoned();
         // First, so that what it takes back from a slow handler goes to another one at once.
-        self.tell_windows();
+        self.apply_windows();
         self.dispatch();
         self.end_idle_streams();
         self.tune();

@@ -183,9 +183,9 @@ impl Pump {
         }
     }
 
-    /// Tells handlers whose effective window has become another, by a quarter at least: bodies are larger than they were,
+    /// For handlers whose effective window has become another, by a quarter at least: bodies are larger than they were,
     /// say, or it works more slowly.
-    pub(super) fn tell_windows(&mut self) {
+    pub(super) fn apply_windows(&mut self) {
         let is_other = |stream: StreamId, told: u32| {
             let now = self.ledger.effective_window(stream);
             now > 0 && now.abs_diff(told) >= (told / 4).max(1)
@@ -193,14 +193,15 @@ impl Pump {
         let others: Vec<StreamId> =
             self.peers.iter().filter(|(id, peer)| is_other(**id, peer.told_window)).map(|(id, _)| *id).collect();
         for stream in &others {
-            self.tell_window(*stream);
+            self.apply_window(*stream);
         }
         if !others.is_empty() {
             self.share_refill();
         }
     }
 
-    pub(super) fn tell_window(&mut self, stream: StreamId) {
+    /// Tells a handler its effective window, and takes back what lies here for it beyond that.
+    pub(super) fn apply_window(&mut self, stream: StreamId) {
         let effective = self.ledger.effective_window(stream);
         let (Some(window), Some(peer)) = (self.ledger.window(stream), self.peers.get_mut(&stream)) else { return };
         peer.told_window = effective;

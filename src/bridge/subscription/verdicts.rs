@@ -86,7 +86,7 @@ impl Pump {
         }
         let cap = u32::from(self.subscription.delivery.prefetch_max);
         self.ledger.resize(stream, messages_max.map(|count| count.min(cap)), bytes_max);
-        self.tell_window(stream);
+        self.apply_window(stream);
         self.share_refill();
     }
 

@@ -307,7 +307,7 @@ impl<L> Ledger<L> {
         for (stream_id, stream) in &mut self.streams {
             for id in stream.working.clone() {
                 let Some(open) = self.open.get_mut(&id) else { continue };
-                let ran_out = stream.is_oldest(id) && stream.oldest_since.is_some_and(|at| now >= at + open.clock);
+                let ran_out = stream.is_oldest(id) && stream.clock_began().is_some_and(|at| now >= at + open.clock);
                 let clock = if ran_out {
                     Clock::SettleTimeout
                 } else if now >= open.arrived + limit {
@@ -334,7 +334,7 @@ impl<L> Ledger<L> {
         let oldest = self.streams.values().filter_map(|stream| {
             let id = stream.working.first()?;
             let open = self.open.get(id)?;
-            Some((stream.oldest_since? + open.clock).min(open.arrived + limit))
+            Some((stream.clock_began()? + open.clock).min(open.arrived + limit))
         });
         oldest.chain(waiting).min()
     }

@@ -28,6 +28,15 @@ pub(super) enum Ending {
     Lost,
 }
 
+/// The oldest unsettled delivery of a stream.
+#[derive(Debug, Clone, Copy)]
+struct Oldest {
+    /// When it became that.
+    since: Instant,
+    /// The same, or its last extension.
+    clock_began: Instant,
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) window: Window,
@@ -38,10 +47,8 @@ pub(super) struct Stream {
     lease_max: Duration,
     /// At the handler, without verdict. Ids rise, so the first is the oldest.
     pub(super) working: BTreeSet<DeliveryId>,
-    /// When the clock of the first of `working` began, or was set anew by an extension.
-    pub(super) oldest_since: Option<Instant>,
-    /// Since when the first of `working` has been the oldest.
-    oldest_from: Option<Instant>,
+    /// Of the first of `working`.
+    oldest: Option<Oldest>,
     endings: HashMap<DeliveryId, Ending>,
     endings_in_order: VecDeque<DeliveryId>,
 }
@@ -55,8 +62,7 @@ impl Stream {
             pace: Pace::default(),
             lease_max,
             working: BTreeSet::new(),
-            oldest_since: None,
-            oldest_from: None,
+            oldest: None,
             endings: HashMap::new(),
             endings_in_order: VecDeque::new(),
         }
@@ -86,7 +92,12 @@ impl Stream {
 
     /// True for the oldest one if it has been that for a whole settle timeout: only extensions have kept it.
     pub(super) fn has_had_its_time(&self, now: Instant, id: DeliveryId) -> bool {
-        self.is_oldest(id) && self.oldest_from.is_some_and(|from| now >= from + self.terms.settle_timeout)
+        self.is_oldest(id) && self.oldest.is_some_and(|oldest| now >= oldest.since + self.terms.settle_timeout)
+    }
+
+    /// When the clock of the oldest began, or was set anew.
+    pub(super) fn clock_began(&self) -> Option<Instant> {
+        self.oldest.map(|oldest| oldest.clock_began)
     }
 
     pub(super) fn is_oldest(&self, id: DeliveryId) -> bool {
@@ -98,8 +109,7 @@ impl Stream {
             self.pace.begin(now);
         }
         self.working.insert(id);
-        self.oldest_since.get_or_insert(now);
-        self.oldest_from.get_or_insert(now);
+        self.oldest.get_or_insert(Oldest { since: now, clock_began: now });
     }
 
     /// The delivery is no longer at the handler; the next oldest one's clock begins.
@@ -107,8 +117,7 @@ impl Stream {
         let was_oldest = self.is_oldest(id);
         self.working.remove(&id);
         if was_oldest {
-            self.oldest_since = if self.working.is_empty() { None } else { Some(now) };
-            self.oldest_from = self.oldest_since;
+            self.oldest = (!self.working.is_empty()).then_some(Oldest { since: now, clock_began: now });
         }
     }
 
@@ -116,13 +125,15 @@ impl Stream {
     pub(super) fn forget_work(&mut self, id: DeliveryId) {
         self.working.remove(&id);
         if self.working.is_empty() {
-            (self.oldest_since, self.oldest_from) = (None, None);
+            self.oldest = None;
         }
     }
 
     pub(super) fn restart_clock(&mut self, now: Instant, id: DeliveryId) {
-        if self.is_oldest(id) {
-            self.oldest_since = Some(now);
+        if self.is_oldest(id)
+            && let Some(oldest) = &mut self.oldest
+        {
+            oldest.clock_began = now;
         }
     }
 
