@@ -3,7 +3,7 @@
 mod mask;
 mod rules;
 mod samples;
-mod source;
+pub(crate) mod source;
 
 use std::collections::BTreeSet;
 use std::fs;

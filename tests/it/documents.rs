@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sidebus::config::{Command, LoadRequest, load};
 
-const DOCUMENTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/rights.md"];
+use crate::architecture::source::Source;
+
+const DOCUMENTS: [&str; 6] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/rights.md", "docs/failures.md"];
 
 #[test]
 fn links_lead_to_files_that_are_there() {
@@ -97,6 +100,71 @@ fn reasons_are_given_for_what_is_there() {
     for name in rows.filter_map(|line| line.split('|').nth(1)).map(str::trim) {
         assert!(manifest.contains(&format!("\n{name} = ")), "{name} has a reason and is no dependency");
     }
+}
+
+#[test]
+fn every_failure_that_a_comment_names_has_its_row() {
+    let page = file("docs/failures.md");
+    let mut seen = 0;
+    for (path, source) in sources() {
+        for said in source.split("failures.md ").skip(1) {
+            let words = said.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty() && *word != "and");
+            for id in words.take_while(|word| is_id(word)) {
+                assert!(
+                    page.contains(&format!("\n| {id} | ")),
+                    "{path} names {id}, and docs/failures.md has no such row"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} names of failures were found");
+}
+
+#[test]
+fn each_failure_has_one_row_and_the_tests_of_it_are_there() {
+    let (page, sources) = (file("docs/failures.md"), sources());
+    let rows: Vec<Vec<&str>> = page.lines().map(|line| line.split(" | ").collect()).collect();
+    let rows: Vec<(&str, &str)> = rows.iter().filter_map(|row| failure(row)).collect();
+    assert!(rows.len() > 30, "only {} rows were found", rows.len());
+    for (position, (id, tests)) in rows.iter().enumerate() {
+        assert!(rows[..position].iter().all(|(before, _)| before != id), "{id} has two rows");
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty() || tests.contains("no test yet"), "{id} names no test and does not say so");
+        for test in named {
+            let (module, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("{id}: {test} is no path"));
+            let file = module.replace("::", "/");
+            let folder = if ["it", "bus_amqp", "chaos"].iter().any(|binary| test.starts_with(&format!("{binary}::"))) {
+                "tests"
+            } else {
+                "src"
+            };
+            let places = [format!("{folder}/{file}.rs"), format!("{folder}/{file}/mod.rs")];
+            let head = format!("fn {name}(");
+            let is_there = places.iter().any(|place| sources.get(place).is_some_and(|text| text.contains(&head)));
+            assert!(is_there, "{id}: there is no {test}");
+        }
+    }
+}
+
+/// Id and tests of a row of failures; `None` for any other line.
+fn failure<'a>(row: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    let [id, _, _, tests] = row else { return None };
+    let id = id.strip_prefix("| ").filter(|id| is_id(id))?;
+    Some((id, tests))
+}
+
+/// A letter and a number, such as L3.
+fn is_id(word: &str) -> bool {
+    let mut rest = word.chars();
+    let is_row = rest.next().is_some_and(|first| first.is_ascii_uppercase());
+    is_row && word.len() > 1 && rest.all(|digit| digit.is_ascii_digit())
+}
+
+/// Texts of all sources by their path from the top.
+fn sources() -> BTreeMap<String, String> {
+    let all = Source::all(&["src", "tests"]);
+    all.into_iter().map(|source| (source.path, source.text)).collect()
 }
 
 fn top() -> PathBuf {
