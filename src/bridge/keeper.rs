@@ -290,7 +290,12 @@ impl Keeper {
         metrics::broker_connected(false);
         metrics::broker_blocked(false);
         // Told before the close, so that nobody begins something on a session that is being closed.
-        tell.change(|link| (link.live, link.leaving, link.is_closing_former) = (None, None, false));
+        tell.change(|link| {
+            (link.live, link.leaving, link.is_closing_former, link.blocked) = (None, None, false, None);
+            if let Ended::ByBroker(error) = &ended {
+                link.error = Some(error.clone());
+            }
+        });
         let close = |session: Arc<dyn Session>| async move { session.close(self.close_within).await };
         tokio::join!(close(own.session), async {
             if let Some(former) = former {

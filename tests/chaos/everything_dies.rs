@@ -1,5 +1,7 @@
 //! One run with every accident: handlers, the sidecar and the broker are killed and restarted while 100,000 messages pass.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,6 +33,8 @@ struct Cast {
     in_rust: [Process; 2],
     dead: Vec<Process>,
     begun: Instant,
+    /// What the publisher goes by.
+    handled: Rc<Cell<usize>>,
 }
 
 fn port(sidecar: &Sidecar) -> u16 {
@@ -48,7 +52,18 @@ impl Cast {
         let endpoint = format!("127.0.0.1:{}", proxy.port);
         let in_python = python("handler.py", &["work"], &endpoint);
         let in_rust = [rust_handler(&["work"], &endpoint).await, rust_handler(&["work"], &endpoint).await];
-        Self { scene, tables, node, sidecar, proxy, in_python, in_rust, dead: Vec::new(), begun: Instant::now() }
+        Self {
+            scene,
+            tables,
+            node,
+            sidecar,
+            proxy,
+            in_python,
+            in_rust,
+            dead: Vec::new(),
+            begun: Instant::now(),
+            handled: Rc::default(),
+        }
     }
 
     fn endpoint(&self) -> String {
@@ -65,7 +80,10 @@ impl Cast {
     }
 
     async fn reach(&self, count: usize, then: &str) {
-        let enough = async || (self.handled_count() >= count).then_some(());
+        let enough = async || {
+            self.handled.set(self.handled_count());
+            (self.handled.get() >= count).then_some(())
+        };
         until_within(LONG, &format!("{count} are handled, before {then}"), enough).await;
         println!("{:6.1} s, {:6} handled: {then}", self.begun.elapsed().as_secs_f64(), self.handled_count());
     }
@@ -104,6 +122,7 @@ impl Cast {
         self.node.ctl(&["stop_app"]).await;
         self.node.ctl(&["start_app"]).await;
 
+        self.handled.set(usize::MAX);
         // One handler; the sidecar; the broker; one handler; nobody; the broker.
         WINDOW + all + all + WINDOW + all
     }
@@ -158,7 +177,7 @@ async fn of_100_000_messages_in_a_classic_queue_each_confirmed_one_is_handled_wh
 async fn everything_dies(queue_type: &str) {
     let mut cast = Cast::on(queue_type).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", cast.endpoint())).expect("an address");
-    let publisher = Relentless::new(endpoint.connect_lazy(), MESSAGES);
+    let publisher = Relentless::new(endpoint.connect_lazy(), MESSAGES, Rc::clone(&cast.handled));
     let (tally, within) = tokio::join!(publisher.publish_all(), cast.accidents());
     let begun = cast.begun;
     let times = cast.end().await;
@@ -179,6 +198,8 @@ fn report(tally: &Tally, times: &[usize], (within, elapsed): (usize, Duration)) 
         elapsed.as_secs_f64()
     );
     assert_eq!(*confirmed, MESSAGES);
+    assert!(broken.0 > 0 && broken.1 > 0, "the killed sidecar had publishes without an answer");
+    assert!(failures.values().sum::<usize>() > 0, "the broker went while something was published");
     assert!(times.iter().all(|times| *times > 0), "each was handled");
     assert!(doubled <= within, "{doubled} doubled");
 }

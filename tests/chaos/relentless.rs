@@ -1,6 +1,8 @@
 //! A publisher that gives up nothing: what is not confirmed is sent again, by a new stream if need be, until it is.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use sidebus::grpc::proto::sidebus::v1;
@@ -16,6 +18,10 @@ use crate::support::publisher::numbered;
 /// Unanswered messages of its own.
 const WINDOW: usize = 2_000;
 const FRAME: usize = 64;
+/// Confirmed messages that nobody has handled: it goes with the handlers, so that no accident finds it done.
+const AHEAD: usize = 5_000;
+/// Between two looks at how far the handlers are.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two tries to open a stream, and two looks at a publisher that has nothing to send.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
@@ -37,6 +43,8 @@ pub(crate) struct Relentless {
     client: PublisherServiceClient<Channel>,
     todo: VecDeque<usize>,
     tally: Tally,
+    /// Messages that are handled.
+    handled: Rc<Cell<usize>>,
 }
 
 /// One stream while it lasts.
@@ -49,9 +57,9 @@ struct Stream {
 }
 
 impl Relentless {
-    pub(crate) fn new(channel: Channel, messages: usize) -> Self {
+    pub(crate) fn new(channel: Channel, messages: usize, handled: Rc<Cell<usize>>) -> Self {
         let tally = Tally { copies: vec![0; messages], ..Tally::default() };
-        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally }
+        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally, handled }
     }
 
     /// Publishes until all is confirmed.
@@ -78,8 +86,9 @@ impl Relentless {
 
     /// Until all is confirmed, or the stream breaks.
     async fn serve(&mut self, stream: &mut Stream, mut answers: tonic::Streaming<v1::PublishStreamResponse>) {
+        let mut looks = interval(LOOK_EVERY);
         while self.tally.confirmed < self.tally.copies.len() {
-            while stream.is_active && stream.out.len() < WINDOW && !self.todo.is_empty() {
+            while self.may_send(stream) {
                 let Ok(place) = stream.requests.try_reserve() else { break };
                 let numbers: Vec<usize> = self.todo.drain(..FRAME.min(self.todo.len())).collect();
                 let items = numbers.into_iter().map(|number| {
@@ -90,15 +99,21 @@ impl Relentless {
                 });
                 place.send(v1::PublishStreamRequest { open: None, items: items.collect() });
             }
-            let has_more = stream.is_active && stream.out.len() < WINDOW && !self.todo.is_empty();
+            let has_more = self.may_send(stream);
             let frame = tokio::select! {
                 frame = answers.message() => frame,
+                _ = looks.tick() => continue,
                 // Room for another frame.
                 room = stream.requests.reserve(), if has_more => if room.is_ok() { continue } else { return },
             };
             let Ok(Some(frame)) = frame else { return };
             self.take(stream, frame);
         }
+    }
+
+    fn may_send(&self, stream: &Stream) -> bool {
+        let ahead = (self.tally.confirmed + stream.out.len()).saturating_sub(self.handled.get());
+        stream.is_active && stream.out.len() < WINDOW && ahead < AHEAD && !self.todo.is_empty()
     }
 
     fn take(&mut self, stream: &mut Stream, frame: v1::PublishStreamResponse) {

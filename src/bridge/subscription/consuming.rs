@@ -84,6 +84,17 @@ impl Pump {
                 self.ledger.arrive(now.into_std(), load, size);
             }
         }
+        // More than the broker sends ahead now: it came over the consumer before this one.
+        let sent_ahead = self.intake.prefetch().map_or(usize::MAX, |prefetch| usize::from(prefetch.get()));
+        if self.ledger.waiting_count() > sent_ahead {
+            self.shed();
+        }
+    }
+
+    fn shed(&mut self) {
+        for load in self.ledger.shed() {
+            self.give_back(load, None, Source::Sidecar);
+        }
     }
 
     fn adjusted(&mut self, adjusted: Adjusted) {
@@ -95,9 +106,7 @@ impl Pump {
                 self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
                 // The broker counts for each consumer: what the old one was sent does not count against the new one, so
                 // without this every change would add a whole prefetch to what waits here.
-                for load in self.ledger.shed() {
-                    self.give_back(load, None, Source::Sidecar);
-                }
+                self.shed();
             }
             (Ok(()), None) => {
                 self.metrics.prefetch.set(0.0);
@@ -202,7 +211,7 @@ impl Pump {
 
     /// These receipts are worthless: the broker hands the messages out again.
     fn receipts_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
-        for (stream, lost) in self.ledger.lose(is_lost) {
+        for (stream, lost) in self.ledger.lose(Instant::now().into_std(), is_lost) {
             let Some(peer) = self.peers.get(&stream) else { continue };
             let ids: Vec<DeliveryId> = lost.iter().map(|(id, _)| *id).collect();
             // What was never written need not be taken back.
@@ -218,13 +227,18 @@ impl Pump {
         }
     }
 
+    /// What the broker may send ahead. Deliveries that no handler may receive, and releases that are held, count there and
+    /// take no room in a window: they must not keep everything else away.
+    fn wanted(&self) -> Option<Prefetch> {
+        let cap = self.subscription.delivery.prefetch_max;
+        window::prefetch(self.ledger.effective_windows(), cap)?;
+        let idle = [self.ledger.held_count(), self.releases.count()];
+        let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        window::prefetch(self.ledger.effective_windows().chain(idle), cap).map(Prefetch::new)
+    }
+
     pub(super) fn tune(&mut self) {
-        let wanted = if self.phase.now() >= Phase::Intake {
-            None
-        } else {
-            let windows = self.ledger.effective_windows();
-            window::prefetch(windows, self.subscription.delivery.prefetch_max).map(Prefetch::new)
-        };
+        let wanted = if self.phase.now() >= Phase::Intake { None } else { self.wanted() };
         self.set_former_aside();
         match (&mut self.intake, wanted) {
             (Intake::Idle { retry_at: None }, Some(prefetch)) => self.begin_consuming(prefetch),

@@ -117,6 +117,14 @@ impl Intake {
         }
     }
 
+    /// What the broker may send ahead to a consumer that is served.
+    pub(super) fn prefetch(&self) -> Option<Prefetch> {
+        match self {
+            Self::Active(active) => Some(active.prefetch),
+            Self::Idle { .. } | Self::Starting { .. } | Self::Adjusting { .. } => None,
+        }
+    }
+
     /// The channel of a consumer that has begun.
     pub(super) fn channel(&self) -> Option<Channel> {
         match self {

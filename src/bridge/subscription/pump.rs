@@ -196,7 +196,10 @@ impl Pump {
 
     fn wake_at(&self) -> Option<Instant> {
         let ledger = self.ledger.next_wake().map(Instant::from_std);
-        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at()].into_iter().flatten().min()
+        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at(Instant::now())]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.

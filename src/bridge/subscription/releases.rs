@@ -33,6 +33,11 @@ impl Releases {
         self.0.iter().map(|(at, _, _)| *at).min()
     }
 
+    /// How many are held.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// True if none is held.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -73,13 +73,17 @@ struct Slot {
     outstanding: usize,
     /// Nothing more arrives on it: with its last delivery it goes, and the channel with it.
     is_retired: bool,
+    /// When its last settlement was written.
+    last: Option<Instant>,
     /// A session that is replaced stays for what is not settled here.
     _hold: Hold,
 }
 
 impl Slot {
-    fn is_done(&self) -> bool {
-        self.is_retired && self.outstanding == 0 && self.settler.is_some()
+    /// When it may go, if it is done with.
+    fn ends_at(&self, now: Instant) -> Option<Instant> {
+        let is_done = self.is_retired && self.outstanding == 0 && self.settler.is_some();
+        is_done.then(|| self.last.map_or(now, |at| at + LINGER))
     }
 }
 
@@ -103,7 +107,14 @@ pub(super) struct Settling {
 impl Settling {
     /// A consumer has begun on this channel.
     pub(super) fn add(&mut self, channel: Channel, settler: Box<dyn Settler>, hold: Hold) {
-        let slot = Slot { settler: Some(settler), waiting: Vec::new(), outstanding: 0, is_retired: false, _hold: hold };
+        let slot = Slot {
+            settler: Some(settler),
+            waiting: Vec::new(),
+            outstanding: 0,
+            is_retired: false,
+            last: None,
+            _hold: hold,
+        };
         self.slots.insert(channel, slot);
     }
 
@@ -124,15 +135,14 @@ impl Settling {
 
     /// Lets go of the channels on which all is settled and has been for a while.
     pub(super) fn sweep(&mut self, now: Instant) {
-        if self.wake_at().is_none_or(|at| at <= now) {
-            self.last = None;
-            self.slots.retain(|_, slot| !slot.is_done());
-        }
+        self.last.take_if(|at| *at + LINGER <= now);
+        self.slots.retain(|_, slot| slot.ends_at(now).is_none_or(|at| at > now));
     }
 
     /// When `sweep` is worth asking again.
-    pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.last.map(|at| at + LINGER)
+    pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let idle_at = self.last.map(|at| at + LINGER);
+        self.slots.values().filter_map(|slot| slot.ends_at(now)).chain(idle_at).min()
     }
 
     /// The channel is dead, and every receipt of it with it.
@@ -189,7 +199,8 @@ impl Settling {
             slot.settler = Some(flushed.settler);
             debug_assert!(slot.outstanding >= flushed.done.len(), "more was settled than had arrived");
             slot.outstanding = slot.outstanding.saturating_sub(flushed.done.len());
-            self.last = Some(Instant::now());
+            let now = Some(Instant::now());
+            (slot.last, self.last) = (now, now);
         }
         flushed.done
     }

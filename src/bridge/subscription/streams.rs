@@ -10,9 +10,9 @@ use tracing::{debug, info};
 use super::super::outbox::{Outbox, StreamEnd};
 use super::pump::Pump;
 use super::settling::Source;
-use super::{AttachError, AttachRequest, Attached, Hangup, Opened, Results, Voice};
-use crate::domain::ledger::{StreamId, Terms};
-use crate::domain::verdict::Verdict;
+use super::{AttachError, AttachRequest, Attached, Hangup, Kept, Opened, Results, Voice};
+use crate::domain::ledger::{Answer, StreamId, Terms};
+use crate::domain::verdict::VerdictKind;
 use crate::domain::window::Window;
 use crate::runtime::Phase;
 use crate::telemetry::metrics;
@@ -49,6 +49,11 @@ impl Pump {
         let settle_timeout = request.settle_timeout.unwrap_or(delivery.settle_timeout).min(delivery.max_lease);
         let terms = Terms { settle_timeout, frame_bytes_max: request.frame_bytes_max };
         self.ledger.attach(stream, Window::new(messages_max, request.bytes_max), terms);
+
+        if self.kept == Kept::WhileUsed && self.ledger.effective_windows().all(|window| window == 0) {
+            // Nothing is consumed yet, and its queue is to be there all the same.
+            self.context.objects.look_at_everything();
+        }
 
         // With somebody to serve the status may be another: nothing is consumed yet, say.
         self.is_status_due = true;
@@ -88,8 +93,12 @@ impl Pump {
         match hangup {
             Hangup::HalfClosed => {
                 self.leave(stream);
+                let now = Instant::now().into_std();
                 for id in self.ledger.working(stream) {
-                    self.verdict(stream, id, &Verdict::Release);
+                    // At once: it is not a handler that asks again and again.
+                    if let Answer::Act(load) = self.ledger.verdict(now, stream, id, VerdictKind::Release) {
+                        self.give_back(load, Some(id), Source::Handler);
+                    }
                 }
             }
             Hangup::Lost => self.lose(stream),

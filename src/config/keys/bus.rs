@@ -40,9 +40,13 @@ pub(super) const KEYS: &[Key] = &[
     key("bus.amqp.prefetch_count", PREFETCH, "window of one handler, in messages")
         .default("100")
         .hint("100 suits most handlers"),
-    key("bus.amqp.prefetch_max", PREFETCH, "cap of the sum of the effective windows of a subscription, which is what the broker sends ahead")
-        .default("2000")
-        .hint("2000 is what a quorum queue hands out at most"),
+    key(
+        "bus.amqp.prefetch_max",
+        PREFETCH,
+        "cap of the sum of the effective windows of a subscription, which is what the broker sends ahead",
+    )
+    .default("2000")
+    .hint("2000 is what a quorum queue hands out at most"),
     key("bus.amqp.heartbeat", HEARTBEAT, "half-open links are noticed within twice this").default("10s"),
     key("bus.amqp.preflight_timeout", WAIT, "our own probe: TCP, TLS, greeting").default("5s"),
     key("bus.amqp.connect_timeout", WAIT, "connect and login").default("10s"),

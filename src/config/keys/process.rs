@@ -73,7 +73,8 @@ pub(super) const KEYS: &[Key] = &[
     key("shutdown.intake", WAIT_OR_NONE, "consumers are cancelled, new streams refused").default("2s"),
     key("shutdown.drain", WAIT_OR_NONE, "handlers finish; the rest of the budget"),
     key("shutdown.return", WAIT_OR_NONE, "what is unsettled goes back").default("2s"),
-    key("shutdown.close", WAIT_OR_NONE, "confirms (they may also use what earlier phases left), connections, servers").default("3s"),
+    key("shutdown.close", WAIT_OR_NONE, "confirms (they may also use what earlier phases left), connections, servers")
+        .default("3s"),
     key("shutdown.exit_when_idle", Kind::Bool, "stop after the last handler left").default("false"),
     key("limits.memory_budget", BYTES, "most bytes that the windows of all configured queues may add up to"),
     key("limits.header_bytes", Kind::Size { min: 1, max: 16 << 20 }, "AMQP headers of one message").default("64KiB"),

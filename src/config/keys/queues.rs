@@ -47,7 +47,8 @@ pub(super) const KEYS: &[Key] = &[
     key("queues.*.max_length_bytes", BYTES, "bytes that the queue holds"),
     key("queues.*.overflow", OVERFLOWS, "what a full queue does; reject_publish"),
     key("queues.*.delivery_limit", DELIVERIES, "requeues of a message before a quorum queue gives it up; 20"),
-    key("queues.*.single_active_consumer", Kind::Bool, "one consumer at a time; its prefetch stays as it began").default("false"),
+    key("queues.*.single_active_consumer", Kind::Bool, "one consumer at a time; its prefetch stays as it began")
+        .default("false"),
     key("queues.*.ordering_mode", ORDERS, "what order is kept").default("none"),
     key("queues.*.partition_count", Kind::Integer { min: 0, max: 65_535 }, "partitions of an ordered queue")
         .default("0")
@@ -56,7 +57,12 @@ pub(super) const KEYS: &[Key] = &[
         .hint("100 suits most handlers"),
     key("queues.*.prefetch_max", PREFETCH, "cap of the sum of windows; bus.amqp.prefetch_max"),
     key("queues.*.settle_timeout", SETTLE, "clock of the oldest unsettled delivery of a stream").default("1m"),
-    key("queues.*.max_lease", LEASE, "no lease lasts longer; what only extensions have kept so long has failed an attempt").default("25m"),
+    key(
+        "queues.*.max_lease",
+        LEASE,
+        "no lease lasts longer; what only extensions have kept so long has failed an attempt",
+    )
+    .default("25m"),
     key("queues.*.max_message_bytes", FRAME, "largest encoded delivery; grpc.max_message_bytes and 1MiB"),
     key("queues.*.max_handlers", Kind::Integer { min: 1, max: 65_535 }, "streams of this sidecar").default("64"),
     key("queues.*.retry.backoff", BACKOFFS, "how delays grow"),

@@ -1,13 +1,15 @@
 //! How much all handlers together may have: effective windows, and what waits beyond them.
 
 use super::stream::Stream;
-use super::{Ledger, StreamId};
+use super::{Ledger, Size, StreamId};
 use crate::domain::window::Window;
 
-/// Share of a new body in the observed mean: about the last hundred bodies count.
-const NEWEST: f64 = 1.0 / 64.0;
+/// Share of a larger body in the observed size, and of a smaller one. It rises fast, for the sake of memory, and falls
+/// slowly: where sizes are mixed it stays near the large ones and does not swing, which would be another consumer each time.
+const LARGER: f64 = 1.0 / 16.0;
+const SMALLER: f64 = 1.0 / 256.0;
 
-/// The mean size of the bodies that came lately.
+/// The size of the bodies that came lately.
 #[derive(Debug, Default)]
 pub(super) struct MeanBody(Option<f64>);
 
@@ -15,7 +17,8 @@ impl MeanBody {
     #[expect(clippy::cast_precision_loss, reason = "bodies are far below 2^52 bytes")]
     pub(super) fn observe(&mut self, bytes: u64) {
         let bytes = bytes as f64;
-        self.0 = Some(self.0.map_or(bytes, |mean| mean + (bytes - mean) * NEWEST));
+        let share = |mean: f64| if bytes > mean { LARGER } else { SMALLER };
+        self.0 = Some(self.0.map_or(bytes, |mean| mean + (bytes - mean) * share(mean)));
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of sizes is neither")]
@@ -45,8 +48,15 @@ impl<L> Ledger<L> {
     pub fn shed(&mut self) -> Vec<L> {
         let room = |stream: &Stream| self.effective(stream).saturating_sub(stream.window.messages());
         let room: u64 = self.streams.values().map(|stream| u64::from(room(stream))).sum();
-        let kept = usize::try_from(room).unwrap_or(usize::MAX).min(self.waiting.len());
+        // What nobody may receive is in nobody's way.
+        let room = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(self.held_count());
+        let kept = room.min(self.waiting.len());
         self.waiting.drain(kept..).rev().map(|item| item.load).collect()
+    }
+
+    /// True if some stream may receive this, as far as its frames go; also where there is none.
+    pub(super) fn is_receivable(&self, size: Size) -> bool {
+        self.streams.is_empty() || self.streams.values().any(|stream| size.encoded <= stream.terms.frame_bytes_max)
     }
 
     /// The window of a stream.

@@ -26,7 +26,8 @@ enum Step {
     Resize(u8, u32),
     Leave(u8),
     Detach(u8),
-    SessionLost,
+    /// Of two sessions one: the even loads, or the odd ones.
+    SessionLost(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -45,7 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Resize(stream, window)),
         1 => (0_u8..8).prop_map(Step::Leave),
         1 => (0_u8..8).prop_map(Step::Detach),
-        1 => Just(Step::SessionLost),
+        1 => any::<bool>().prop_map(Step::SessionLost),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -208,10 +209,14 @@ impl Pair {
                     model.end(id.0);
                 }
             }
-            Step::SessionLost => {
-                ledger.lose(|_| true);
-                model.ended += model.waiting.drain(..).count();
-                while let Some(id) = model.picked(0, false) {
+            Step::SessionLost(odd) => {
+                let is_lost = |load: u32| load.is_multiple_of(2) != odd;
+                ledger.lose(*now, |load| is_lost(*load));
+                let before = model.waiting.len();
+                model.waiting.retain(|load| !is_lost(*load));
+                model.ended += before - model.waiting.len();
+                let held = model.held.iter().filter(|(_, (_, load, settling))| is_lost(*load) && !settling);
+                for id in held.map(|(id, _)| *id).collect::<Vec<_>>() {
                     model.end(id);
                 }
             }

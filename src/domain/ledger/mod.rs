@@ -110,7 +110,9 @@ impl<L> Ledger<L> {
 
     /// The broker handed out a message; it waits for a handler with room.
     pub fn arrive(&mut self, now: Instant, load: L, size: Size) {
-        self.mean_body.observe(size.body);
+        if self.is_receivable(size) {
+            self.mean_body.observe(size.body);
+        }
         self.waiting.push_back(Waiting { load, size, arrived: now });
     }
 
@@ -265,7 +267,7 @@ impl<L> Ledger<L> {
 
     /// These receipts are worth nothing any more: the broker hands the messages out again. Answers what each stream was
     /// working on; what is being settled is told by `settled` as its outcome becomes known.
-    pub fn lose(&mut self, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<(DeliveryId, L)>)> {
+    pub fn lose(&mut self, now: Instant, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<(DeliveryId, L)>)> {
         self.waiting.retain(|item| !is_lost(&item.load));
         let mut revoked = Vec::new();
         for (stream_id, stream) in &mut self.streams {
@@ -280,7 +282,7 @@ impl<L> Ledger<L> {
                     stream.window.free(size.body);
                     taken.push((id, load));
                 }
-                stream.forget_work(id);
+                stream.end(now, id);
                 stream.remember(id, Ending::Lost);
             }
             if !taken.is_empty() {

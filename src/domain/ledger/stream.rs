@@ -121,14 +121,6 @@ impl Stream {
         }
     }
 
-    /// As `end`, where no time is known: the clock of the next oldest one keeps what has run.
-    pub(super) fn forget_work(&mut self, id: DeliveryId) {
-        self.working.remove(&id);
-        if self.working.is_empty() {
-            self.oldest = None;
-        }
-    }
-
     pub(super) fn restart_clock(&mut self, now: Instant, id: DeliveryId) {
         if self.is_oldest(id)
             && let Some(oldest) = &mut self.oldest

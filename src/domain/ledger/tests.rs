@@ -142,7 +142,7 @@ fn a_lost_session_revokes_all_work_and_later_verdicts_hear_of_it() {
     bench.arrive(&["a", "b", "c", "d"]);
     bench.dispatch();
     bench.verdict(ONE, 1, VerdictKind::Ack);
-    assert_eq!(bench.ledger.lose(|_| true), [(ONE, vec![(DeliveryId(2), "b"), (DeliveryId(3), "c")])]);
+    assert_eq!(bench.ledger.lose(bench.now, |_| true), [(ONE, vec![(DeliveryId(2), "b"), (DeliveryId(3), "c")])]);
     assert_eq!(bench.verdict(ONE, 2, VerdictKind::Ack), Answer::Result(Outcome::LeaseLost));
     assert_eq!(bench.ledger.in_flight(ONE), Some(1), "the one being settled still counts");
     assert_eq!(bench.ledger.settled(DeliveryId(1), Outcome::LeaseLost), Some(ONE));
@@ -202,10 +202,10 @@ fn what_became_the_oldest_lately_is_given_back_at_the_lease_limit() {
 fn the_effective_window_follows_bodies_and_leaving() {
     let mut bench = Bench::with_window(100);
     assert_eq!(bench.ledger.effective_window(ONE), 100);
-    bench.ledger.arrive(bench.now, "a", size(5_000));
-    assert_eq!(bench.ledger.effective_window(ONE), 2, "10,000 bytes hold two of them");
-    for _ in 0..600 {
-        bench.ledger.arrive(bench.now, "b", size(100));
+    bench.ledger.arrive(bench.now, "a", size(900));
+    assert_eq!(bench.ledger.effective_window(ONE), 11, "10,000 bytes hold eleven of them");
+    for _ in 0..2_000 {
+        bench.ledger.arrive(bench.now, "b", size(50));
     }
     assert!(bench.ledger.effective_window(ONE) > 90, "the small ones that came since count more");
     bench.ledger.leave(ONE);
@@ -264,8 +264,20 @@ fn only_what_is_lost_is_revoked() {
     let mut bench = Bench::with_window(3);
     bench.arrive(&["a", "b", "a2", "b2"]);
     bench.dispatch();
-    let revoked = bench.ledger.lose(|load| load.starts_with('b'));
+    let revoked = bench.ledger.lose(bench.now, |load| load.starts_with('b'));
     assert_eq!(revoked, [(ONE, vec![(DeliveryId(2), "b")])]);
     assert_eq!((bench.ledger.waiting_count(), bench.ledger.in_flight(ONE)), (0, Some(2)));
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("a"));
+}
+
+#[test]
+fn what_becomes_the_oldest_by_a_loss_has_its_whole_time() {
+    let mut bench = Bench::with_window(2);
+    bench.arrive(&["old", "new"]);
+    bench.dispatch();
+    bench.ledger.extend(bench.now, ONE, DeliveryId(1), MINUTE * 20);
+    assert_eq!(bench.pass(MINUTE * 15), []);
+    bench.ledger.lose(bench.now, |load| *load == "old");
+    assert_eq!(bench.pass(Duration::from_secs(59)), []);
+    assert_eq!(bench.pass(Duration::from_secs(1)).len(), 1);
 }

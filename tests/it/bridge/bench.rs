@@ -146,12 +146,17 @@ impl Bench {
     }
 
     pub(super) async fn join_as(&self, subscription: &str, window: u32) -> Handler {
+        self.join_narrow(subscription, (window, 4 << 20)).await
+    }
+
+    /// With frames of so many bytes at most.
+    pub(super) async fn join_narrow(&self, subscription: &str, (window, frame_bytes_max): (u32, u64)) -> Handler {
         let request = AttachRequest {
             handler: "h".to_owned(),
             messages_max: Some(window),
             bytes_max: 1 << 20,
             settle_timeout: None,
-            frame_bytes_max: 4 << 20,
+            frame_bytes_max,
             results: Results::All,
         };
         let name = SubscriptionName::parse(subscription).unwrap();

@@ -338,3 +338,40 @@ async fn what_lies_here_for_a_handler_that_turns_out_slow_goes_to_another_at_onc
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_handler_finds_the_queue_that_it_brought_made_at_once() {
+    let bench = Bench::start();
+    bench.connected().await;
+    bench.bridge.registry.declare(subscription("brought", "#")).unwrap();
+    let _paused = bench.join_as("brought", 0).await;
+    let asked = Instant::now();
+    until("its queue", || bench.broker.faults().depth(&queue("brought")).is_some()).await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_stream_gives_back_at_once() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut first = bench.join(1).await;
+    first.receive(1).await;
+    let mut second = bench.join(1).await;
+    let asked = Instant::now();
+    first.attached.voice.hang_up(Hangup::HalfClosed).await;
+    second.receive(1).await;
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+}
+
+/// failures.md H12: what no handler can take does not take the place of what they can.
+#[tokio::test(start_paused = true)]
+async fn messages_that_nobody_can_receive_keep_nobody_waiting() {
+    let bench = Bench::start();
+    let large = "x".repeat(20_000);
+    bench.publish(&[&large, &large, &large]).await;
+    bench.publish(&["1", "2", "3", "4", "5"]).await;
+    let mut handler = bench.join_narrow("work", (3, 10_000)).await;
+    let got = handler.receive(3).await;
+    handler.ack(&ids(&got)).await;
+    assert_eq!(bodies(&handler.receive(2).await), ["4", "5"]);
+}
