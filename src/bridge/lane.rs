@@ -296,7 +296,12 @@ impl LaneTask {
             None => {}
         }
         self.open = None;
-        match live.session.lane(self.terms.role).await {
+        // A pooled connection may hang for as long as it takes to open one, and the session be lost and replaced meanwhile.
+        let lane = tokio::select! {
+            lane = live.session.lane(self.terms.role) => lane,
+            () = self.link.lost(live.id) => Err(down(self.link.now().why_down())),
+        };
+        match lane {
             Ok(lane) => self.open = Some(Open { session: live.id, lane, out: VecDeque::new() }),
             Err(error) => return Way::None(error),
         }

@@ -1,6 +1,7 @@
 //! A lane on a session of which the test plays the broker: what goes out when, and what callers hear.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -23,6 +24,8 @@ struct Played {
     written: Mutex<Vec<usize>>,
     answers: Semaphore,
     outcome: Mutex<Confirm>,
+    /// Channels are opened for ever.
+    is_stuck: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -62,7 +65,12 @@ impl Session for PlayedSession {
 
     fn lane(&self, _role: LaneRole) -> BoxFuture<'_, Result<Box<dyn Lane>, BrokerError>> {
         let lane = PlayedLane { played: Arc::clone(&self.0), out: VecDeque::new(), is_sound: true };
-        Box::pin(async move { Ok(Box::new(lane) as Box<dyn Lane>) })
+        Box::pin(async move {
+            if self.0.is_stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            Ok(Box::new(lane) as Box<dyn Lane>)
+        })
     }
 
     fn close(&self, _within: Duration) -> BoxFuture<'_, ()> {
@@ -111,8 +119,12 @@ impl Play {
         let terms = LaneTerms { role: LaneRole::Publish, batch_max: 256, gate };
         let lane = |_| start(&tasks, watch.clone(), phases.watch(), terms.clone());
         let lanes = (0..lanes).map(lane).collect();
-        let played =
-            Played { written: Mutex::default(), answers: Semaphore::new(0), outcome: Mutex::new(Confirm::Stored) };
+        let played = Played {
+            written: Mutex::default(),
+            answers: Semaphore::new(0),
+            outcome: Mutex::new(Confirm::Stored),
+            is_stuck: AtomicBool::new(false),
+        };
         Self { lanes, tell, played: Arc::new(played), asked: 0, _kept: (tasks, phases) }
     }
 
@@ -263,4 +275,21 @@ async fn what_waits_in_line_is_refused_at_once_when_an_alarm_comes_or_the_sessio
     assert!(known(&mut line).iter().all(|confirm| matches!(confirm, Confirm::NotSent(_))));
     play.answer(2, Confirm::Lost).await;
     assert_eq!(known(&mut out), [Confirm::Lost, Confirm::Lost]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_opens_a_channel_of_a_lost_session_lets_go_of_it() {
+    let mut play = Play::begin(None, 1);
+    play.played.is_stuck.store(true, Ordering::Relaxed);
+    play.up(1);
+    let mut first = play.ask(0, 1).await;
+    assert_eq!(known(&mut first), []);
+    play.down();
+    settled().await;
+    assert!(matches!(known(&mut first)[..], [Confirm::NotSent(_)]));
+    play.played.is_stuck.store(false, Ordering::Relaxed);
+    play.up(2);
+    let mut second = play.ask(0, 1).await;
+    play.answer(1, Confirm::Stored).await;
+    assert_eq!(known(&mut second), [Confirm::Stored]);
 }

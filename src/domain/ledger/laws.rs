@@ -55,6 +55,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Default)]
 struct Model {
     bodies: Vec<u64>,
+    arrived: Vec<Instant>,
     waiting: Vec<u32>,
     /// Held by whom, and whether that is being settled.
     held: BTreeMap<i64, (StreamId, u32, bool)>,
@@ -126,6 +127,7 @@ impl Pair {
                 let load = u32::try_from(model.bodies.len()).expect("few");
                 ledger.arrive(*now, load, size(body));
                 model.bodies.push(body);
+                model.arrived.push(*now);
                 model.waiting.push(load);
             }
             Step::Dispatch => {
@@ -184,7 +186,13 @@ impl Pair {
                         model.ended += 1;
                     }
                 }
-                prop_assert!(ledger.next_wake().is_none_or(|wake| wake > *now), "what is due has been taken out");
+                let wake = ledger.next_wake();
+                prop_assert!(wake.is_none_or(|wake| wake > *now), "what is due has been taken out");
+                for (_, load, _) in model.held.values().filter(|(.., settling)| !settling) {
+                    let limit = model.arrived[*load as usize] + LEASE.saturating_sub(LEASE_MARGIN);
+                    prop_assert!(limit > *now, "nobody keeps anything beyond its lease");
+                    prop_assert!(wake.is_some_and(|wake| wake <= limit), "and that will be seen in time");
+                }
             }
             Step::Attach(stream, window) => {
                 let stream = StreamId(stream.into());

@@ -165,7 +165,7 @@ impl<L> Ledger<L> {
         let Some(stream) = self.streams.get_mut(&stream_id) else { return };
         debug_assert!(!self.open.contains_key(&id), "a delivery id was used twice");
         stream.window.take(item.size.body);
-        stream.begin(now, id);
+        stream.begin(now, id, item.arrived);
         let clock = stream.terms.settle_timeout;
         let state = State::Working(item.load);
         self.open.insert(id, Open { stream: stream_id, size: item.size, arrived: item.arrived, clock, state });
@@ -307,6 +307,7 @@ impl<L> Ledger<L> {
         due.extend(over.into_iter().map(|item| Due { holder: None, load: item.load, clock: Clock::LeaseLimit }));
 
         for (stream_id, stream) in &mut self.streams {
+            let mut earliest: Option<Instant> = None;
             for id in stream.working.clone() {
                 let Some(open) = self.open.get_mut(&id) else { continue };
                 let ran_out = stream.is_oldest(id) && stream.clock_began().is_some_and(|at| now >= at + open.clock);
@@ -314,17 +315,16 @@ impl<L> Ledger<L> {
                     Clock::SettleTimeout
                 } else if now >= open.arrived + limit {
                     if stream.has_had_its_time(now, id) { Clock::LeaseUsedUp } else { Clock::LeaseLimit }
-                } else if stream.is_oldest(id) {
-                    continue;
                 } else {
-                    // Younger ones arrived later, so their limit comes later too; only the oldest has a clock.
-                    break;
+                    earliest = Some(earliest.map_or(open.arrived, |earliest| earliest.min(open.arrived)));
+                    continue;
                 };
                 if let State::Working(load) = std::mem::replace(&mut open.state, State::Revoked) {
                     stream.end(now, id);
                     due.push(Due { holder: Some((*stream_id, id)), load, clock });
                 }
             }
+            stream.earliest = earliest;
         }
         due
     }
@@ -336,7 +336,7 @@ impl<L> Ledger<L> {
         let oldest = self.streams.values().filter_map(|stream| {
             let id = stream.working.first()?;
             let open = self.open.get(id)?;
-            Some((stream.clock_began()? + open.clock).min(open.arrived + limit))
+            Some((stream.clock_began()? + open.clock).min(stream.earliest? + limit))
         });
         oldest.chain(waiting).min()
     }

@@ -49,6 +49,8 @@ pub(super) struct Stream {
     pub(super) working: BTreeSet<DeliveryId>,
     /// Of the first of `working`.
     oldest: Option<Oldest>,
+    /// Nothing of `working` has arrived before this. Not the first: what is taken back and handed out again is numbered anew.
+    pub(super) earliest: Option<Instant>,
     endings: HashMap<DeliveryId, Ending>,
     endings_in_order: VecDeque<DeliveryId>,
 }
@@ -63,6 +65,7 @@ impl Stream {
             lease_max,
             working: BTreeSet::new(),
             oldest: None,
+            earliest: None,
             endings: HashMap::new(),
             endings_in_order: VecDeque::new(),
         }
@@ -104,7 +107,8 @@ impl Stream {
         self.working.first() == Some(&id)
     }
 
-    pub(super) fn begin(&mut self, now: Instant, id: DeliveryId) {
+    pub(super) fn begin(&mut self, now: Instant, id: DeliveryId, arrived: Instant) {
+        self.earliest = Some(self.earliest.map_or(arrived, |earliest| earliest.min(arrived)));
         if self.working.is_empty() {
             self.pace.begin(now);
         }
@@ -118,6 +122,7 @@ impl Stream {
         self.working.remove(&id);
         if was_oldest {
             self.oldest = (!self.working.is_empty()).then_some(Oldest { since: now, clock_began: now });
+            self.earliest = self.earliest.filter(|_| self.oldest.is_some());
         }
     }
 
