@@ -152,6 +152,11 @@ impl LinkWatch {
         self.0.borrow().blocked.clone()
     }
 
+    /// True while the broker takes no publishes for an alarm.
+    pub fn is_blocked(&self) -> bool {
+        self.0.borrow().blocked.is_some()
+    }
+
     /// See [`LinkState::outages`].
     pub fn outages(&self) -> u64 {
         self.0.borrow().outages

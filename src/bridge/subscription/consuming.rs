@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::super::objects::PlanOf;
-use super::super::outbox::{RevocationReason, StreamEnd};
+use super::super::outbox::{RevocationReason, StreamEnd, SubscriptionState};
+use super::copies::ALARM_PATIENCE;
 use super::intake::{Active, Adjusted, Intake, IntakeEvent, NotStarted, Stage, Started};
 use super::pump::{Load, Pump, size_of};
 use super::settling::Source;
@@ -230,11 +231,28 @@ impl Pump {
     /// What the broker may send ahead. Deliveries that no handler may receive, and releases that are held, count there and
     /// take no room in a window: they must not keep everything else away.
     fn wanted(&self) -> Option<Prefetch> {
+        if self.pauses_for_alarm() {
+            return None;
+        }
         let cap = self.subscription.delivery.prefetch_max;
         window::prefetch(self.ledger.effective_windows(), cap)?;
         let idle = [self.ledger.held_count(), self.releases.count()];
         let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         window::prefetch(self.ledger.effective_windows().chain(idle), cap).map(Prefetch::new)
+    }
+
+    /// Notes since when copies wait for the end of an alarm.
+    pub(super) fn note_alarm(&mut self) {
+        if !self.link.is_blocked() || self.copies.is_empty() {
+            self.is_status_due |= self.alarm_since.take().is_some();
+            return;
+        }
+        self.alarm_since.get_or_insert_with(Instant::now);
+        self.is_status_due |= self.pauses_for_alarm() && self.status.state == SubscriptionState::Active;
+    }
+
+    pub(super) fn pauses_for_alarm(&self) -> bool {
+        self.alarm_since.is_some_and(|at| at.elapsed() >= ALARM_PATIENCE)
     }
 
     pub(super) fn tune(&mut self) {

@@ -28,6 +28,9 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Before an original goes back whose copy can never be sent, so that the two do not chase each other.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
 
+/// While an alarm keeps copies waiting for longer, nothing is consumed: every window would fill with what cannot be settled.
+pub(super) const ALARM_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a copy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -106,7 +109,7 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
         if Instant::now() >= copy.until {
             return CopyEnd { copy, fate: Fate::TooLate };
         }
-        if link.blocked().is_some() {
+        if link.is_blocked() {
             // It would wait in the socket until it is called late, and then be stored twice. The end of the session is the
             // end of its alarm, too.
             let _ = tokio::time::timeout_at(copy.until, link.unblocked()).await;

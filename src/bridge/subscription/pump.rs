@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
 use super::super::wish::Wish;
-use super::copies::CopyEnd;
+use super::copies::{ALARM_PATIENCE, CopyEnd};
 use super::intake::{Active, Intake, IntakeEvent};
 use super::releases::Releases;
 use super::settling::{Channel, Note, Settling, Source};
@@ -36,6 +36,9 @@ const COMMANDS_IN_A_TURN: usize = 256;
 /// Room in a frame for failures and origin of a message that was copied.
 const RECORD_BYTES: u64 = 8 * 1_024;
 
+/// Said of a subscription whose retries and dead letters cannot be stored.
+const ALARM: &str =
+    "the broker has an alarm and takes no publishes, and copies for retries or dead letters wait for its end";
 /// Said of a subscription before its first consumer in a session.
 const NOT_YET: &str = "its queue is not consumed yet";
 
@@ -104,6 +107,8 @@ pub(super) struct Pump {
     pub(super) late: LateAcks,
     /// Releases that are held before they go back.
     pub(super) releases: Releases,
+    /// Since when copies wait for the end of an alarm.
+    pub(super) alarm_since: Option<Instant>,
     /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
     pub(super) delivery_limit_found: Option<i64>,
     counters: HashMap<(VerdictKind, Source, bool), Counter>,
@@ -144,6 +149,7 @@ impl Pump {
             started_at: None,
             late: LateAcks::default(),
             releases: Releases::default(),
+            alarm_since: None,
             delivery_limit_found: None,
             counters: HashMap::new(),
             timers: HashMap::new(),
@@ -195,8 +201,9 @@ impl Pump {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let ledger = self.ledger.next_wake().map(Instant::from_std);
-        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at(Instant::now())]
+        let (ledger, now) = (self.ledger.next_wake().map(Instant::from_std), Instant::now());
+        let pause = self.alarm_since.map(|at| at + ALARM_PATIENCE).filter(|at| *at > now);
+        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at(now), pause]
             .into_iter()
             .flatten()
             .min()
@@ -229,6 +236,7 @@ impl Pump {
         self.lose_abandoned();
         // First, so that what it takes back from a slow handler goes to another one at once.
         self.apply_windows();
+        self.note_alarm();
         self.dispatch();
         self.end_idle_streams();
         self.tune();
@@ -313,6 +321,7 @@ impl Pump {
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
             (Some(_), Some(error)) => (SubscriptionState::Paused, describe(error)),
+            (Some(_), None) if self.pauses_for_alarm() => (SubscriptionState::Paused, ALARM.to_owned()),
             // Until the queue is there and bound, a publish that follows at once would not reach it.
             (Some(_), None) if self.session.is_none() && self.ledger.has_room() => {
                 (SubscriptionState::Paused, NOT_YET.to_owned())

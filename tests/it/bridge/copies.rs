@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sidebus::bridge::SubscriptionState;
 use sidebus::domain::ledger::Outcome;
 use sidebus::domain::message::Value;
 use sidebus::domain::verdict::Verdict;
@@ -102,6 +103,32 @@ async fn a_copy_waits_for_the_end_of_an_alarm_and_is_stored_once() {
     bench.broker.faults().unblock();
     assert_eq!(outcome_of(&mut handler).await, Outcome::DeadLettered);
     bench.depth_becomes("dlq", 1, 0).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
+
+/// failures.md L7.
+#[tokio::test(start_paused = true)]
+async fn while_copies_wait_for_the_end_of_an_alarm_nothing_more_is_consumed() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c", "d"]).await;
+    let mut handler = bench.join(2).await;
+    let got = handler.receive(2).await;
+    bench.broker.faults().block("memory");
+    until("the alarm", || bench.bridge.link.now().blocked.is_some()).await;
+    let verdict = Verdict::DeadLetter { reason: "BAD".to_owned(), description: String::new() };
+    handler.say(&ids(&got[..1]), verdict).await;
+    while handler.state != Some(SubscriptionState::Paused) {
+        handler.next().await.expect("the stream goes on");
+    }
+    handler.ack(&ids(&got[1..])).await;
+    pass(Duration::from_mins(1)).await;
+    bench.depth_becomes("work", 2, 1).await;
+    bench.broker.faults().unblock();
+    assert_eq!(outcome_of(&mut handler).await, Outcome::Acked);
+    assert_eq!(outcome_of(&mut handler).await, Outcome::DeadLettered);
+    let rest = handler.receive(2).await;
+    assert_eq!(handler.state, Some(SubscriptionState::Active));
+    handler.ack(&ids(&rest)).await;
     bench.depth_becomes("work", 0, 0).await;
 }
 
