@@ -14,6 +14,8 @@ use crate::runtime::{Phase, PhaseWatch};
 
 /// Messages that share one permit of all callers, and answers of one group.
 const GROUP_MAX: usize = 256;
+/// Groups that were not sent and whose answers nobody has taken, before their caller waits.
+const REFUSED_GROUPS_MAX: usize = 4;
 
 /// What one pipe may have unconfirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +118,7 @@ struct Entry<T> {
 }
 
 enum Pending {
-    Known(Outcome),
+    Passed,
     Lane(oneshot::Receiver<Confirm>),
 }
 
@@ -128,9 +130,10 @@ pub struct PipeInput<T> {
     window: PipeWindow,
     kib: Arc<Semaphore>,
     entries: mpsc::Sender<Entry<T>>,
+    refused: mpsc::Sender<Vec<Answer<T>>>,
 }
 
-/// Where answers come out, in the order of the messages.
+/// Where answers come out, in the order of the messages but for those that were not sent at all.
 #[derive(Debug)]
 pub struct PipeOutput<T> {
     publisher: Publisher,
@@ -143,6 +146,8 @@ struct Answers<T> {
     /// The oldest that is not answered.
     head: Option<Entry<T>>,
     entries: mpsc::Receiver<Entry<T>>,
+    /// Not sent: told at once, and not behind messages whose confirms an alarm keeps away.
+    refused: mpsc::Receiver<Vec<Answer<T>>>,
 }
 
 impl<T> std::fmt::Debug for Entry<T> {
@@ -151,18 +156,23 @@ impl<T> std::fmt::Debug for Entry<T> {
     }
 }
 
+/// Places for the answers of a group, and its shares of what may be unconfirmed.
+type Room<'a, T> = (mpsc::PermitIterator<'a, Entry<T>>, Arc<Permits>);
+
 /// The two ends of a pipe over a lane.
 pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
     let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, Semaphore::MAX_PERMITS) };
     let (to_output, entries) = mpsc::channel(window.messages);
+    let (refuse, refused) = mpsc::channel(REFUSED_GROUPS_MAX);
     let input = PipeInput {
         publisher: publisher.clone(),
         lane,
         window,
         kib: Arc::new(Semaphore::new(window.kib)),
         entries: to_output,
+        refused: refuse,
     };
-    (input, PipeOutput { publisher: publisher.clone(), answers: Answers { head: None, entries } })
+    (input, PipeOutput { publisher: publisher.clone(), answers: Answers { head: None, entries, refused } })
 }
 
 impl<T> PipeInput<T> {
@@ -182,18 +192,30 @@ impl<T> PipeInput<T> {
     }
 
     async fn publish_group(&self, group: Vec<(T, Publication)>) {
-        // The answers' places come first: whoever does not take answers holds nothing that others wait for.
-        let Ok(places) = self.entries.reserve_many(group.len()).await else { return };
-        let permits = match self.room(&group).await {
-            Ok(permits) => Arc::new(permits),
-            Err(refusal) => {
-                for ((tag, publication), place) in group.into_iter().zip(places) {
-                    let answer = Pending::Known(Outcome::Refused(refusal.clone()));
-                    place.send(Entry { tag, exchange: publication.message.exchange, answer });
-                }
-                return;
-            }
+        let room = async {
+            // The answers' places come first: whoever does not take answers holds nothing that others wait for.
+            let places = self.entries.reserve_many(group.len()).await.ok()?;
+            Some((places, Arc::new(self.room(&group).await)))
         };
+        let refusal = tokio::select! {
+            refusal = self.publisher.refused() => refusal,
+            // Asked after the wait: much may have happened meanwhile.
+            room = room => match (room, self.publisher.refusal()) {
+                (None, _) => return,
+                (Some(room), None) => return self.submit(group, room).await,
+                (Some(_), Some(refusal)) => refusal,
+            },
+        };
+        let refuse = |(tag, publication): (T, Publication)| Answer {
+            tag,
+            exchange: publication.message.exchange,
+            outcome: Outcome::Refused(refusal.clone()),
+        };
+        // Nobody takes answers any more where this fails.
+        drop(self.refused.send(group.into_iter().map(refuse).collect()).await);
+    }
+
+    async fn submit(&self, group: Vec<(T, Publication)>, (places, permits): Room<'_, T>) {
         for ((tag, publication), place) in group.into_iter().zip(places) {
             let exchange = publication.message.exchange.clone();
             let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits))).await);
@@ -204,22 +226,21 @@ impl<T> PipeInput<T> {
     /// Something that only needs an answer in its turn. Cancel-safe.
     pub async fn pass(&self, tag: T, exchange: ExchangeName) {
         // Nobody takes answers any more where this fails.
-        drop(self.entries.send(Entry { tag, exchange, answer: Pending::Known(Outcome::Passed) }).await);
+        drop(self.entries.send(Entry { tag, exchange, answer: Pending::Passed }).await);
     }
 
-    async fn room(&self, group: &[(T, Publication)]) -> Result<Permits, Refusal> {
+    async fn room(&self, group: &[(T, Publication)]) -> Permits {
         let kib: usize = group.iter().map(|(_, publication)| kib_of(publication)).sum();
         let own = u32::try_from(kib.min(self.window.kib)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         let own = Arc::clone(&self.kib).acquire_many_owned(own).await.ok();
-        let permits = self.publisher.wait_for_room(group.len(), kib).await;
-        // Asked after the wait: much may have happened meanwhile.
-        self.publisher.refusal().map_or_else(|| Ok(permits.and_own(own)), Err)
+        self.publisher.wait_for_room(group.len(), kib).await.and_own(own)
     }
 }
 
 impl<T> PipeOutput<T> {
-    /// The next answers, at least one: those that are there. `None` = the input is gone and all are answered.
+    /// The next answers, at least one: those that are there, what was not sent before all others. `None` = the input is gone
+    /// and all are answered.
     ///
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<Answer<T>>> {
@@ -241,32 +262,45 @@ impl<T> PipeOutput<T> {
 impl<T> Answers<T> {
     /// See [`PipeOutput::next`].
     async fn next(&mut self) -> Option<Vec<Answer<T>>> {
-        if self.head.is_none() {
-            self.head = self.entries.recv().await;
+        let Self { head, entries, refused } = self;
+        tokio::select! {
+            biased;
+            Some(refused) = refused.recv() => Some(refused),
+            answers = in_order(head, entries) => match answers {
+                Some(answers) => Some(answers),
+                None => self.refused.recv().await,
+            },
         }
-        let mut outcome = match &mut self.head.as_mut()?.answer {
-            Pending::Known(outcome) => outcome.clone(),
-            Pending::Lane(confirm) => Outcome::Confirm(confirm.await.unwrap_or(Confirm::Lost)),
-        };
-        let mut answers = Vec::new();
-        // From here on nothing is awaited, so that a cancelled call takes nothing along.
-        while let Some(entry) = self.head.take() {
-            answers.push(Answer { tag: entry.tag, exchange: entry.exchange, outcome });
-            if answers.len() == GROUP_MAX {
-                break;
-            }
-            self.head = self.entries.try_recv().ok();
-            let Some(next) = self.head.as_mut().and_then(|head| head.answer.now()) else { break };
-            outcome = next;
-        }
-        Some(answers)
     }
+}
+
+/// The next answers of messages that were handed in. Cancel-safe.
+async fn in_order<T>(head: &mut Option<Entry<T>>, entries: &mut mpsc::Receiver<Entry<T>>) -> Option<Vec<Answer<T>>> {
+    if head.is_none() {
+        *head = entries.recv().await;
+    }
+    let mut outcome = match &mut head.as_mut()?.answer {
+        Pending::Passed => Outcome::Passed,
+        Pending::Lane(confirm) => Outcome::Confirm(confirm.await.unwrap_or(Confirm::Lost)),
+    };
+    let mut answers = Vec::new();
+    // From here on nothing is awaited, so that a cancelled call takes nothing along.
+    while let Some(entry) = head.take() {
+        answers.push(Answer { tag: entry.tag, exchange: entry.exchange, outcome });
+        if answers.len() == GROUP_MAX {
+            break;
+        }
+        *head = entries.try_recv().ok();
+        let Some(next) = head.as_mut().and_then(|head| head.answer.now()) else { break };
+        outcome = next;
+    }
+    Some(answers)
 }
 
 impl Pending {
     fn now(&mut self) -> Option<Outcome> {
         match self {
-            Self::Known(outcome) => Some(outcome.clone()),
+            Self::Passed => Some(Outcome::Passed),
             Self::Lane(confirm) => match confirm.try_recv() {
                 Ok(confirm) => Some(Outcome::Confirm(confirm)),
                 Err(oneshot::error::TryRecvError::Closed) => Some(Outcome::Confirm(Confirm::Lost)),
@@ -293,8 +327,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_that_is_not_answered_yet_waits_for_its_turn_and_is_never_lost() {
-        let (to, entries) = mpsc::channel(8);
-        let mut answers = Answers { head: None, entries };
+        let ((to, entries), (refuse, refused)) = (mpsc::channel(8), mpsc::channel(1));
+        let mut answers = Answers { head: None, entries, refused };
         let [(one, say_one), (two, say_two), (three, say_three), (four, say_four)] = [1, 2, 3, 4].map(pending);
         for entry in [one, two, three, four] {
             to.send(entry).await.unwrap();
@@ -307,9 +341,31 @@ mod tests {
         assert!(answers.next().now_or_never().is_none());
 
         say_three.send(Confirm::Unroutable).unwrap();
-        drop((say_four, to));
+        drop((say_four, to, refuse));
         let rest = taken(answers.next().await);
         assert_eq!(rest, [(3, Outcome::Confirm(Confirm::Unroutable)), (4, Outcome::Confirm(Confirm::Lost))]);
+        assert!(answers.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sent_is_told_before_what_still_waits_for_its_confirm() {
+        let ((to, entries), (refuse, refused)) = (mpsc::channel(8), mpsc::channel(1));
+        let mut answers = Answers { head: None, entries, refused };
+        let (one, say_one) = pending(1);
+        to.send(one).await.unwrap();
+        assert!(answers.next().now_or_never().is_none());
+        let blocked = Outcome::Refused(Refusal::Blocked("memory".to_owned()));
+        let two = Answer { tag: 2, exchange: ExchangeName::from_broker("events"), outcome: blocked.clone() };
+        refuse.send(vec![two]).await.unwrap();
+        assert_eq!(taken(answers.next().now_or_never().unwrap()), [(2, blocked.clone())]);
+        say_one.send(Confirm::Stored).unwrap();
+        assert_eq!(taken(answers.next().await), [(1, Outcome::Confirm(Confirm::Stored))]);
+
+        drop(to);
+        let three = Answer { tag: 3, exchange: ExchangeName::from_broker("events"), outcome: blocked.clone() };
+        refuse.send(vec![three]).await.unwrap();
+        drop(refuse);
+        assert_eq!(taken(answers.next().await), [(3, blocked)]);
         assert!(answers.next().await.is_none());
     }
 }

@@ -177,6 +177,17 @@ impl Publisher {
         self.shared.link.blocked().map(Refusal::Blocked)
     }
 
+    /// Waits until nothing is sent for a reason that is told at once. Cancel-safe.
+    pub(super) async fn refused(&self) -> Refusal {
+        let mut watch = self.watch();
+        loop {
+            if let Some(refusal) = self.refusal() {
+                return refusal;
+            }
+            watch.changed().await;
+        }
+    }
+
     /// An exchange of ours was there when the session began and is not any more, and every binding went with it: all is
     /// made again, for the next publish.
     pub(super) async fn repair(&self, confirms: impl IntoIterator<Item = &Confirm>) {
