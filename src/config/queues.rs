@@ -237,14 +237,16 @@ fn delivery(
         max_handlers: entry.value_or("max_handlers", defaults.max_handlers),
     };
     if delivery.settle_timeout + LEASE_MARGIN > delivery.max_lease {
-        let (key, other) = if entry.given("settle_timeout").is_some() {
-            ("settle_timeout", delivery.max_lease)
+        let margin = write_duration(LEASE_MARGIN);
+        let (key, other, bound, rule) = if entry.given("settle_timeout").is_some() {
+            let most = delivery.max_lease.saturating_sub(LEASE_MARGIN);
+            ("settle_timeout", delivery.max_lease, most, format!("must be {margin} below max_lease"))
         } else {
-            ("max_lease", delivery.settle_timeout)
+            let least = delivery.settle_timeout + LEASE_MARGIN;
+            ("max_lease", delivery.settle_timeout, least, format!("must be {margin} above settle_timeout"))
         };
-        let rule = "max_lease must be at least settle_timeout and 1m";
-        let fault = Fault::new(format!("{rule}; the other is {}", write_duration(other)));
-        problems.push(entry.problem(key, fault));
+        let fault = Fault::new(format!("{rule}, which is {}", write_duration(other)));
+        problems.push(entry.problem(key, fault.hint(format!("write \"{}\"", write_duration(bound)))));
     }
     if delivery.max_lease >= CONSUMER_TIMEOUT {
         let what = "RabbitMQ takes deliveries back after 30m unless its consumer_timeout was raised";

@@ -86,12 +86,23 @@ async fn handles_all(handler: &mut Handler, crowd: &Crowd) {
     assert!(taken.iter().all(|delivery| delivery.attempt == 1), "nothing is charged");
 }
 
+/// Nobody waited for a refusal, and everything confirmed is handled.
+async fn ends_well(mut sidecar: Sidecar, mut handler: Handler, crowd: &Crowd) {
+    println!("{} refusals, at most {:?}", crowd.refusals.get(), crowd.slowest_refusal.get());
+    assert!(crowd.slowest_refusal.get() < REFUSED_WITHIN, "{:?}", crowd.slowest_refusal.get());
+
+    handler.until("what it held is revoked", |handler| !handler.revocations.is_empty()).await;
+    handles_all(&mut handler, crowd).await;
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+}
+
 /// failures.md L6.
 #[tokio::test]
 async fn when_the_broker_closes_every_connection_streams_stay_and_everything_confirmed_is_handled() {
     let node = nodes::mortal().await;
     let scene = Scene::on(node.url(("guest", "guest"), "/"));
-    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let sidecar = scene.sidecar(&scene.work("")).await;
     let (mut handler, publisher) = (sidecar.handler().await, sidecar.publisher().await);
     publisher.publish_numbers(0..50).await;
     handler.deliveries(50).await;
@@ -106,13 +117,7 @@ async fn when_the_broker_closes_every_connection_streams_stay_and_everything_con
         crowd.is_over.set(true);
     };
     tokio::join!(crowd.publish(&publisher), closing);
-    println!("{} refusals, at most {:?}", crowd.refusals.get(), crowd.slowest_refusal.get());
-    assert!(crowd.slowest_refusal.get() < REFUSED_WITHIN, "{:?}", crowd.slowest_refusal.get());
-
-    handler.until("what it held is revoked", |handler| !handler.revocations.is_empty()).await;
-    handles_all(&mut handler, &crowd).await;
-    handler.leave().await;
-    assert_eq!(sidecar.process.stop().await, Some(0));
+    ends_well(sidecar, handler, &crowd).await;
 }
 
 /// failures.md P9.
@@ -120,7 +125,7 @@ async fn when_the_broker_closes_every_connection_streams_stay_and_everything_con
 async fn each_of_64_callers_hears_at_once_that_the_broker_is_away_and_is_served_once_it_is_back() {
     let node = nodes::managed().await;
     let (scene, proxy) = Scene::linked(node).await;
-    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let sidecar = scene.sidecar(&scene.work("")).await;
     let (mut handler, publisher) = (sidecar.handler().await, sidecar.publisher().await);
     publisher.publish_numbers(0..50).await;
     handler.deliveries(50).await;
@@ -140,13 +145,7 @@ async fn each_of_64_callers_hears_at_once_that_the_broker_is_away_and_is_served_
         crowd.is_over.set(true);
     };
     tokio::join!(crowd.publish(&publisher), outage);
-    println!("{} refusals, at most {:?}", crowd.refusals.get(), crowd.slowest_refusal.get());
-    assert!(crowd.slowest_refusal.get() < REFUSED_WITHIN, "{:?}", crowd.slowest_refusal.get());
-
-    handler.until("what it held is revoked", |handler| !handler.revocations.is_empty()).await;
-    handles_all(&mut handler, &crowd).await;
-    handler.leave().await;
-    assert_eq!(sidecar.process.stop().await, Some(0));
+    ends_well(sidecar, handler, &crowd).await;
 }
 
 /// Sets the alarm and makes the broker block the publishing connection, which it does with the next publish; that one has no

@@ -250,7 +250,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "[queues.a]\nmax_lease = \"2m\"\nsettle_timeout = \"90s\"",
-        "queues.a.settle_timeout = \"90s\" sidebus.toml:5 max_lease must be at least settle_timeout and 1m; the other is 2m",
+        "queues.a.settle_timeout = \"90s\" sidebus.toml:5 must be 1m below max_lease, which is 2m hint: write \"1m\"",
     ),
     (
         "[exchanges.\"angzarr.events\"]\ntype = \"direct\"",
