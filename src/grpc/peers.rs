@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::warn;
 
+use crate::telemetry::seldom::Seldom;
+
 /// After an accept that failed, most likely for want of descriptors: time for some to be freed.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What fails again and again is said again after this.
-const TELL_EVERY: Duration = Duration::from_mins(1);
 /// Accepted connections that wait for their server.
 pub(super) const ACCEPTED_MAX: usize = 16;
 
@@ -63,14 +63,12 @@ pub(super) async fn accept(listener: TcpListener, per_peer: usize, near: Sender<
 
 /// Accepts that failed: told at most once a minute, or a full table of descriptors would fill the log as well.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Option<Instant>);
+pub(super) struct Failures(Seldom);
 
 impl Failures {
     /// Tells of one, and gives time for what it lacked.
     pub(super) async fn pause(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.0.is_none_or(|told| now >= told + TELL_EVERY) {
-            self.0 = Some(now);
+        if self.0.is_due(Instant::now()) {
             warn!(%error, "a connection could not be accepted; handlers that are connected go on");
         }
         tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,7 +1,6 @@
 //! Whom a Unix socket lets in: the kernel tells the user of every peer. Knows no service.
 
 use std::io;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::net::UnixStream;
@@ -9,9 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::peers;
-
-/// Refusals are told at most this often, with their number: whoever is refused must not fill the log.
-const TELL_EVERY: Duration = Duration::from_mins(1);
+use crate::telemetry::seldom::Seldom;
 
 /// Connections of these users; of any, where none is named. Others are closed and counted. An accept that failed is told
 /// and followed by a pause, and is none of the stream's.
@@ -44,29 +41,20 @@ fn refusal(peer: &UnixStream, uids: &[u32]) -> Option<String> {
     }
 }
 
-/// Refusals since the start, and when they were told last.
+/// Refusals since the start: told seldom, with their number.
 #[derive(Debug, Default)]
 struct Refusals {
     count: u64,
-    told: Option<Instant>,
+    told: Seldom,
 }
 
 impl Refusals {
     fn tell(&mut self, why: &str) {
-        if self.is_due(Instant::now()) {
+        self.count += 1;
+        if self.told.is_due(Instant::now()) {
             let refused = self.count;
             warn!(%why, refused, "connections to the socket were refused; see grpc.unix_socket_uids");
         }
-    }
-
-    /// Counts one more; true if that is to be told.
-    fn is_due(&mut self, now: Instant) -> bool {
-        self.count += 1;
-        let is_due = self.told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
-        if is_due {
-            self.told = Some(now);
-        }
-        is_due
     }
 }
 
@@ -85,13 +73,10 @@ mod tests {
         assert_eq!(begin.elapsed(), peers::ACCEPT_PAUSE * 3);
     }
 
-    #[test]
-    fn a_flood_of_refusals_is_told_once_a_minute_with_its_number() {
-        let begin = Instant::now();
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_counted_also_where_they_are_not_told() {
         let mut refusals = Refusals::default();
-        let told = (0..1_000).filter(|_| refusals.is_due(begin)).count();
-        assert_eq!((told, refusals.count), (1, 1_000));
-        assert!(!refusals.is_due(begin + TELL_EVERY - Duration::from_millis(1)));
-        assert!(refusals.is_due(begin + TELL_EVERY));
+        (0..1_000).for_each(|_| refusals.tell("not admitted"));
+        assert_eq!(refusals.count, 1_000);
     }
 }

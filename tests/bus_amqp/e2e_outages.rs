@@ -88,7 +88,6 @@ async fn handles_all(handler: &mut Handler, crowd: &Crowd) {
 
 /// Nobody waited for a refusal, and everything confirmed is handled.
 async fn ends_well(mut sidecar: Sidecar, mut handler: Handler, crowd: &Crowd) {
-    println!("{} refusals, at most {:?}", crowd.refusals.get(), crowd.slowest_refusal.get());
     assert!(crowd.slowest_refusal.get() < REFUSED_WITHIN, "{:?}", crowd.slowest_refusal.get());
 
     handler.until("what it held is revoked", |handler| !handler.revocations.is_empty()).await;
