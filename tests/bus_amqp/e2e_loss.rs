@@ -123,7 +123,7 @@ async fn a_stream_outlives_its_killed_broker_and_everything_confirmed_is_handled
     assert!(taken.iter().all(|delivery| delivery.attempt == 1));
     assert!(taken.iter().all(|delivery| !(10..12).contains(&number(delivery))), "what was acked late comes to nobody");
     sidecar.metric_becomes("sidebus_acked_again_total{subscription=\"work\"}", 2.0).await;
-    handler.leave().await;
+    handler.leave_at_last().await;
     ended_empty(sidecar, &scene).await;
 }
 

@@ -92,7 +92,7 @@ async fn ends_well(mut sidecar: Sidecar, mut handler: Handler, crowd: &Crowd) {
 
     handler.until("what it held is revoked", |handler| !handler.revocations.is_empty()).await;
     handles_all(&mut handler, crowd).await;
-    handler.leave().await;
+    handler.leave_at_last().await;
     assert_eq!(sidecar.process.stop().await, Some(0));
 }
 

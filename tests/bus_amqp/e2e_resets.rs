@@ -159,7 +159,7 @@ async fn over_20_resets_everything_confirmed_is_handled_and_no_confirm_is_wrong(
     );
     assert!(numbers.iter().all(|number| *number < tally.next && is_routed(*number)), "nothing else has come");
     assert!(taken.iter().all(|delivery| delivery.attempt == 1), "nothing is charged");
-    handler.leave().await;
+    handler.leave_at_last().await;
     assert_eq!(sidecar.process.stop().await, Some(0));
     let left = scene.amqp().await.numbers(&scene.name("work")).await;
     assert!(left.iter().all(|number| numbers.contains(number)), "what is left was sent twice: {left:?}");

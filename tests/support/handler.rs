@@ -160,6 +160,22 @@ impl Handler {
         assert!(matches!(self.ended, Some(Ok(()))), "{:?}", self.ended);
     }
 
+    /// The same for a handler to which more may be on its way, which is acked: what was published twice, or came again.
+    pub(crate) async fn leave_at_last(&mut self) {
+        self.send(v1::SubscribeRequest { leave: true, ..v1::SubscribeRequest::default() }).await;
+        let leaving = async {
+            while self.ended.is_none() {
+                let late = self.take_deliveries();
+                if !late.is_empty() {
+                    self.ack(&late).await;
+                }
+                self.take_frame().await;
+            }
+        };
+        timeout(PATIENCE, leaving).await.expect("the end in time");
+        assert!(matches!(self.ended, Some(Ok(()))), "{:?}", self.ended);
+    }
+
     async fn send(&self, request: v1::SubscribeRequest) {
         // Once the sidecar is gone nobody takes requests, and the stream's end says so.
         drop(self.requests.send(request).await);
