@@ -86,6 +86,7 @@ fn retry(section: &Section<'_>, defaults: &RetrySettings, problems: &mut Problem
         max_backoff: section.value_or("retry.max_backoff", defaults.max_backoff),
         multiplier: section.value_or("retry.multiplier", defaults.multiplier),
         jitter: section.value_or("retry.jitter", defaults.jitter),
+        crash_limit: section.value_or("retry.crash_limit", defaults.crash_limit),
     };
     let is_said = ["retry.min_backoff", "retry.max_backoff"].into_iter().find(|key| section.given(key).is_some());
     if let (Some(key), true) = (is_said, settings.min_backoff > settings.max_backoff) {

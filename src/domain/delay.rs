@@ -42,6 +42,11 @@ impl Slot {
         if pick < share { above } else { below }
     }
 
+    /// The shortest slot there is.
+    pub fn shortest() -> Self {
+        Self::number(0)
+    }
+
     /// The longest slot there is.
     pub fn longest() -> Self {
         Self::number(SLOTS - 1)

@@ -29,6 +29,8 @@ pub enum DeadLetterCause {
     SettleTimeout,
     /// Its life time would have ended before the next attempt.
     Expired,
+    /// It took down as many handlers as it may, each while that one held nothing else.
+    CrashLoop,
     /// Larger than the subscription takes; no handler saw it.
     MessageTooLarge,
 }
@@ -41,6 +43,7 @@ impl DeadLetterCause {
             Self::MaxAttempts => "MAX_ATTEMPTS",
             Self::SettleTimeout => "SETTLE_TIMEOUT",
             Self::Expired => "EXPIRED",
+            Self::CrashLoop => "CRASH_LOOP",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
         }
     }
@@ -52,6 +55,7 @@ impl DeadLetterCause {
             Self::MaxAttempts => "max_attempts",
             Self::SettleTimeout => "settle_timeout",
             Self::Expired => "expired",
+            Self::CrashLoop => "crash_loop",
             Self::MessageTooLarge => "message_too_large",
         }
     }
@@ -84,20 +88,22 @@ pub struct Failed<'a> {
 /// A handler's own delay is never early: the slot is rounded up, and nothing of it is drawn. Delays above the longest slot
 /// are refused where verdicts are parsed, so they cannot come here; if one did, the longest slot would serve it.
 pub fn decide(settings: &RetrySettings, failed: &Failed<'_>, draw: Draw) -> Decision {
-    match failed.kind {
-        FailureKind::DeadLetter => return Decision::DeadLetter(DeadLetterCause::RejectedByHandler),
-        FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => {}
-    }
     let failures = failed.record.failures.saturating_add(1);
-    if failures >= settings.max_attempts {
-        return Decision::DeadLetter(match failed.kind {
-            FailureKind::Timeout => DeadLetterCause::SettleTimeout,
-            FailureKind::Retry | FailureKind::DeadLetter | FailureKind::Crash => DeadLetterCause::MaxAttempts,
-        });
+    let crashes = failed.record.crashes.unwrap_or_default().saturating_add(1);
+    let (is_last, cause) = match failed.kind {
+        FailureKind::DeadLetter => (true, DeadLetterCause::RejectedByHandler),
+        FailureKind::Timeout => (failures >= settings.max_attempts, DeadLetterCause::SettleTimeout),
+        FailureKind::Retry => (failures >= settings.max_attempts, DeadLetterCause::MaxAttempts),
+        FailureKind::Crash => (crashes >= settings.crash_limit, DeadLetterCause::CrashLoop),
+    };
+    if is_last {
+        return Decision::DeadLetter(cause);
     }
-    let slot = match failed.delay {
-        Some(asked) => Slot::at_least(asked).unwrap_or_else(Slot::longest),
-        None => retry::slot(settings, failures, draw),
+    let slot = match (failed.kind, failed.delay) {
+        // What takes handlers down goes alone anyway, one at a time: to wait longer would help nobody.
+        (FailureKind::Crash, _) => Slot::shortest(),
+        (_, Some(asked)) => Slot::at_least(asked).unwrap_or_else(Slot::longest),
+        (_, None) => retry::slot(settings, failures, draw),
     };
     match failed.remaining_ms {
         Some(left) if Duration::from_millis(left) <= slot.ttl() => Decision::DeadLetter(DeadLetterCause::Expired),
@@ -139,8 +145,14 @@ pub fn retry_copy(
 pub const GUARD_MARGIN: u32 = 5;
 
 /// The copy that goes back to its own queue instead of a requeue; it carries the same record, so the attempt is the same.
-pub fn guard_copy(source: &Source<'_>, remaining_ms: Option<u64>) -> Message {
+/// A suspect stays one: the broker's redelivered flag does not travel with a copy.
+pub fn guard_copy(source: &Source<'_>, remaining_ms: Option<u64>, is_suspect: bool) -> Message {
     let mut record = source.record.clone();
+    if is_suspect {
+        record.crashes.get_or_insert(0);
+    } else {
+        record.crashes.take_if(|crashes| *crashes == 0);
+    }
     let mut first =
         record.origin.take().unwrap_or_else(|| record::first_sight(source.message, source.queue, source.now_ms));
     first.remaining_ms = remaining_ms;
@@ -198,7 +210,15 @@ fn seen_record(source: &Source<'_>) -> Record {
 
 fn failed_record(source: &Source<'_>, failure: Failure) -> Record {
     let mut record = seen_record(source);
-    record.failures = record.failures.saturating_add(1);
+    match failure.kind {
+        FailureKind::Crash => *record.crashes.get_or_insert(0) += 1,
+        FailureKind::Retry | FailureKind::DeadLetter => {
+            record.failures = record.failures.saturating_add(1);
+            // A handler has lived to say so: what was never charged is cleared.
+            record.crashes.take_if(|crashes| *crashes == 0);
+        }
+        FailureKind::Timeout => record.failures = record.failures.saturating_add(1),
+    }
     record.push(failure);
     record
 }
@@ -325,7 +345,7 @@ mod tests {
         let record = Record { failures: 2, ..Record::default() };
         let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
 
-        let copy = guard_copy(&source, Some(80_000));
+        let copy = guard_copy(&source, Some(80_000), false);
 
         assert!(copy.exchange.is_nameless());
         assert_eq!(copy.properties.expiration.as_deref(), Some("80000"));

@@ -27,11 +27,69 @@ pub struct Print {
 impl Print {
     /// Of a message as its first attempt showed it, and of the attempt that it is; `None` without a message id.
     pub fn of(message: &Message, attempt: u32) -> Option<Self> {
-        let message_id = message.properties.message_id.clone().filter(|id| !id.is_empty())?;
+        let print = Self::loose(message, attempt);
+        (!print.message_id.is_empty()).then_some(print)
+    }
+
+    /// As `of`, also without a message id: two that look alike in everything are taken for each other.
+    pub fn loose(message: &Message, attempt: u32) -> Self {
+        let message_id = message.properties.message_id.clone().unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         (&message.body[..], message.exchange.as_str(), message.routing_key.as_str()).hash(&mut hasher);
-        Some(Self { message_id, attempt, hash: hasher.finish() })
+        Self { message_id, attempt, hash: hasher.finish() }
     }
+}
+
+/// Prints of messages that are to be recognised, each as often as it was added; the oldest go first.
+#[derive(Debug, Default)]
+pub struct Prints {
+    counts: HashMap<Print, u32>,
+    order: VecDeque<(Instant, Print)>,
+}
+
+impl Prints {
+    /// Adds one.
+    pub fn add(&mut self, now: Instant, print: Print) {
+        self.forget_old(now);
+        *self.counts.entry(print.clone()).or_default() += 1;
+        self.order.push_back((now, print));
+    }
+
+    /// True while nothing can be recognised, which is nearly always.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// True once for each time that this was added.
+    pub fn take(&mut self, now: Instant, print: &Print) -> bool {
+        self.forget_old(now);
+        self.remove(print)
+    }
+
+    fn remove(&mut self, print: &Print) -> bool {
+        let Some(count) = self.counts.get_mut(print) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(print);
+        }
+        true
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((at, _)) = self.order.front() {
+            if self.order.len() < ENTRIES_MAX && !is_old(now, *at) {
+                break;
+            }
+            // One that was recognised meanwhile has gone already; an equal one may go a little early.
+            if let Some((_, print)) = self.order.pop_front() {
+                self.remove(&print);
+            }
+        }
+    }
+}
+
+fn is_old(now: Instant, at: Instant) -> bool {
+    now.saturating_duration_since(at) >= REMEMBERED
 }
 
 /// See the module.
@@ -41,8 +99,7 @@ pub struct LateAcks {
     lost: HashMap<DeliveryId, Print>,
     lost_order: VecDeque<(Instant, DeliveryId)>,
     /// Done, and how often: equal messages are each done for themselves.
-    done: HashMap<Print, u32>,
-    done_order: VecDeque<(Instant, Print)>,
+    done: Prints,
 }
 
 impl LateAcks {
@@ -62,9 +119,7 @@ impl LateAcks {
 
     /// This is done, and the broker has not heard of it.
     pub fn done(&mut self, now: Instant, print: Print) {
-        self.forget_old(now);
-        *self.done.entry(print.clone()).or_default() += 1;
-        self.done_order.push_back((now, print));
+        self.done.add(now, print);
     }
 
     /// False while no redelivery can be recognised, which is nearly always.
@@ -74,36 +129,16 @@ impl LateAcks {
 
     /// True once for each time that this was done: the redelivery is to be acked.
     pub fn recognises(&mut self, now: Instant, print: &Print) -> bool {
-        self.forget_old(now);
-        self.take(print)
-    }
-
-    fn take(&mut self, print: &Print) -> bool {
-        let Some(count) = self.done.get_mut(print) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            self.done.remove(print);
-        }
-        true
+        self.done.take(now, print)
     }
 
     fn forget_old(&mut self, now: Instant) {
-        let is_old = |at: Instant| now.saturating_duration_since(at) >= REMEMBERED;
         while let Some((at, id)) = self.lost_order.front().copied() {
-            if self.lost_order.len() < ENTRIES_MAX && !is_old(at) {
+            if self.lost_order.len() < ENTRIES_MAX && !is_old(now, at) {
                 break;
             }
             self.lost_order.pop_front();
             self.lost.remove(&id);
-        }
-        while let Some((at, _)) = self.done_order.front() {
-            if self.done_order.len() < ENTRIES_MAX && !is_old(*at) {
-                break;
-            }
-            // One that was recognised meanwhile has gone already; an equal one may go a little early.
-            if let Some((_, print)) = self.done_order.pop_front() {
-                self.take(&print);
-            }
         }
     }
 }
@@ -180,7 +215,7 @@ mod tests {
             memory.done(later, print(&number.to_string(), "a", 0));
             memory.lost(later, DeliveryId(i64::try_from(number).unwrap() + 10), print("x", "a", 0));
         }
-        assert!(memory.done.len() <= ENTRIES_MAX && memory.done_order.len() <= ENTRIES_MAX);
+        assert!(memory.done.counts.len() <= ENTRIES_MAX && memory.done.order.len() <= ENTRIES_MAX);
         assert!(memory.lost.len() <= ENTRIES_MAX && memory.lost_order.len() <= ENTRIES_MAX);
         assert!(!memory.recognises(later, &print("0", "a", 0)), "the oldest goes first");
         assert!(memory.recognises(later, &print("100", "a", 0)));

@@ -42,8 +42,8 @@ const COUNT_MAX: i64 = 1_000_000;
 pub struct Record {
     /// Failed attempts by verdict or deadline.
     pub failures: u32,
-    /// Crashes charged.
-    pub crashes: u32,
+    /// Crashes charged; 0 = a handler was lost with it and others, `None` = no handler ever was, or it has been cleared.
+    pub crashes: Option<u32>,
     /// Set once the message has been copied.
     pub origin: Option<FirstSight>,
     /// The first failure and the newest ones, oldest first.
@@ -90,7 +90,7 @@ impl Seen {
 impl Record {
     /// The attempt that a handler is shown, from 1.
     pub fn attempt(&self) -> u32 {
-        1 + self.failures + self.crashes
+        1 + self.failures + self.crashes.unwrap_or_default()
     }
 
     /// Adds a failure; the middle of a long history goes first.
@@ -128,7 +128,8 @@ pub fn read(mut message: Message, queue: &QueueName) -> Seen {
     }
     let record = Record {
         failures: count(&ours, ATTEMPT),
-        crashes: count(&ours, CRASH),
+        // Its presence alone makes a suspect.
+        crashes: ours.contains_key(CRASH).then(|| count(&ours, CRASH)),
         origin: ours.get(ORIGIN).and_then(Value::as_table).and_then(read_origin),
         history: ours.get(HISTORY).map(read_history).unwrap_or_default(),
         dropped: count(&ours, DROPPED),
@@ -152,8 +153,8 @@ pub fn copy_headers(message: &Message, record: &Record) -> Headers {
         .collect();
     headers.insert(VERSION.to_owned(), Value::Int64(1));
     headers.insert(ATTEMPT.to_owned(), Value::Int64(i64::from(record.failures)));
-    if record.crashes > 0 {
-        headers.insert(CRASH.to_owned(), Value::Int64(i64::from(record.crashes)));
+    if let Some(crashes) = record.crashes {
+        headers.insert(CRASH.to_owned(), Value::Int64(i64::from(crashes)));
     }
     if let Some(first) = &record.origin {
         headers.insert(ORIGIN.to_owned(), Value::Table(write_origin(first)));

@@ -222,6 +222,8 @@ pub struct RetrySettings {
     pub multiplier: f64,
     /// Share of a delay that is random, 0 to 1: a delay `d` lies in `d × (1 ± jitter)`.
     pub jitter: f64,
+    /// Handlers that one message may take down, each while that one held nothing else; at least 1.
+    pub crash_limit: u32,
 }
 
 /// How the delays of retries grow, with n failures so far.
@@ -244,6 +246,7 @@ impl Default for RetrySettings {
             max_backoff: Duration::from_mins(5),
             multiplier: 2.0,
             jitter: 0.2,
+            crash_limit: 5,
         }
     }
 }

@@ -54,6 +54,8 @@ pub const STREAMS_ENDED: &str = "sidebus_streams_ended_total";
 pub const RETRIES: &str = "sidebus_retries_total";
 /// Dead letters stored, by cause.
 pub const DEAD_LETTERS: &str = "sidebus_dead_letters_total";
+/// Deliveries of lost handlers, by whether a crash was charged to them.
+pub const CRASHES: &str = "sidebus_crashes_total";
 /// Redeliveries that were done already and acked without a handler.
 pub const ACKED_AGAIN: &str = "sidebus_acked_again_total";
 /// Objects that are not as named, by kind.
@@ -117,6 +119,7 @@ fn describe() {
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
     describe_counter!(DEAD_LETTERS, "dead letters stored, by cause");
+    describe_counter!(CRASHES, "deliveries of lost handlers, by whether a crash was charged to them");
     describe_counter!(ACKED_AGAIN, "redeliveries that were done when their session was lost, acked without a handler");
     describe_gauge!(
         TOPOLOGY_DIFFERENCES,
@@ -209,6 +212,12 @@ impl SubscriptionMetrics {
     /// A dead letter was stored.
     pub fn dead_lettered(&self, cause: &'static str) {
         counter!(DEAD_LETTERS, "subscription" => self.subscription.clone(), "cause" => cause).increment(1);
+    }
+
+    /// A delivery of a lost handler, and whether a crash was charged to it.
+    pub fn crashed(&self, is_charged: bool) {
+        let charged = if is_charged { "yes" } else { "no" };
+        counter!(CRASHES, "subscription" => self.subscription.clone(), "charged" => charged).increment(1);
     }
 
     /// A redelivery was done already.

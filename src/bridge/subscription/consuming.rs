@@ -78,11 +78,12 @@ impl Pump {
                 self.ack_again(receipt, seen);
                 continue;
             }
-            let load = Load { receipt, seen: Arc::new(seen), redelivered, size, arrived: now, handed: now };
+            let suspicion = self.suspicion(&seen, redelivered, now);
+            let load = Load { receipt, seen: Arc::new(seen), redelivered, size, suspicion, arrived: now, handed: now };
             if size.encoded > self.subscription.delivery.message_bytes_max {
                 self.too_large(load);
             } else {
-                self.ledger.arrive(now.into_std(), load, size);
+                self.ledger.arrive(now.into_std(), load, size, suspicion);
             }
         }
         // More than the broker sends ahead now: it came over the consumer before this one.
@@ -212,7 +213,11 @@ impl Pump {
 
     /// These receipts are worthless: the broker hands the messages out again.
     fn receipts_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
-        for (stream, lost) in self.ledger.lose(Instant::now().into_std(), is_lost) {
+        let lost = self.ledger.lose(Instant::now().into_std(), is_lost);
+        for load in lost.revoked.iter().flat_map(|(_, lost)| lost).map(|(_, load)| load).chain(&lost.waiting) {
+            self.acquit(load);
+        }
+        for (stream, lost) in lost.revoked {
             let Some(peer) = self.peers.get(&stream) else { continue };
             let ids: Vec<DeliveryId> = lost.iter().map(|(id, _)| *id).collect();
             // What was never written need not be taken back.

@@ -23,6 +23,7 @@ use crate::telemetry::metrics::CappedLabel;
 
 mod consuming;
 mod copies;
+mod crashes;
 mod intake;
 mod late;
 mod pump;

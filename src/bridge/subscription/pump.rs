@@ -14,6 +14,7 @@ use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
 use super::super::wish::Wish;
 use super::copies::{ALARM_PATIENCE, CopyEnd};
+use super::crashes::Crashes;
 use super::intake::{Active, Intake, IntakeEvent};
 use super::releases::Releases;
 use super::settling::{Channel, Note, Settling, Source};
@@ -23,7 +24,7 @@ use tracing::warn;
 
 use crate::broker::{BrokerError, Receipt, SessionId, Settled};
 use crate::domain::late_acks::LateAcks;
-use crate::domain::ledger::{Ledger, Size, StreamId};
+use crate::domain::ledger::{Ledger, Size, StreamId, Suspicion};
 use crate::domain::message::frame_bytes_bound;
 use crate::domain::record::Seen;
 use crate::domain::subscription::Subscription;
@@ -56,6 +57,7 @@ pub(super) struct Load {
     pub seen: Arc<Seen>,
     pub redelivered: bool,
     pub size: Size,
+    pub suspicion: Suspicion,
     pub arrived: Instant,
     pub handed: Instant,
 }
@@ -107,6 +109,8 @@ pub(super) struct Pump {
     pub(super) late: LateAcks,
     /// Releases that are held before they go back.
     pub(super) releases: Releases,
+    /// Handlers that were lost with work in hand.
+    pub(super) crashes: Crashes,
     /// Since when copies wait for the end of an alarm.
     pub(super) alarm_since: Option<Instant>,
     /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
@@ -149,6 +153,7 @@ impl Pump {
             started_at: None,
             late: LateAcks::default(),
             releases: Releases::default(),
+            crashes: Crashes::default(),
             alarm_since: None,
             delivery_limit_found: None,
             counters: HashMap::new(),
@@ -173,6 +178,7 @@ impl Pump {
                 Event::Wake => {
                     self.clocks();
                     self.release_due();
+                    self.crashes_due();
                 }
                 Event::Intake(event) => self.consumer(event),
             }
@@ -203,10 +209,17 @@ impl Pump {
     fn wake_at(&self) -> Option<Instant> {
         let (ledger, now) = (self.ledger.next_wake().map(Instant::from_std), Instant::now());
         let pause = self.alarm_since.map(|at| at + ALARM_PATIENCE).filter(|at| *at > now);
-        [ledger, self.intake.wake_at(), self.releases.wake_at(), self.settling.wake_at(now), pause]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            ledger,
+            self.intake.wake_at(),
+            self.releases.wake_at(),
+            self.settling.wake_at(now),
+            pause,
+            self.crashes_wake_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// A turn of commands: the first, and what waits behind it, up to a bound so that nothing else starves.
@@ -237,6 +250,7 @@ impl Pump {
         // First, so that what it takes back from a slow handler goes to another one at once.
         self.apply_windows();
         self.note_alarm();
+        self.note_deserted();
         self.dispatch();
         self.end_idle_streams();
         self.tune();

@@ -13,7 +13,7 @@ use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use crate::broker::{Proof, Settlement};
 use crate::domain::giving_up::{self, GUARD_MARGIN};
-use crate::domain::ledger::{DeliveryId, Outcome};
+use crate::domain::ledger::{DeliveryId, Outcome, Suspicion};
 use crate::domain::message::Value;
 use crate::domain::subscription::DELIVERY_LIMIT_DEFAULT;
 use crate::domain::verdict::VerdictKind;
@@ -46,7 +46,9 @@ impl Releases {
 
 impl Pump {
     /// A handler's verdict: back to the queue, after a while.
-    pub(super) fn release(&mut self, load: Load, id: DeliveryId) {
+    pub(super) fn release(&mut self, mut load: Load, id: DeliveryId) {
+        // The handler lives and has spoken: it is no suspect any more.
+        load.suspicion = Suspicion::None;
         let doubled = HOLD_MIN.saturating_mul(2_u32.saturating_pow(load.seen.delivery_count.min(5)));
         self.releases.0.push((Instant::now() + doubled.min(HOLD_MAX), load, id));
         self.release_due();
@@ -69,10 +71,16 @@ impl Pump {
         for load in self.ledger.take_waiting() {
             self.give_back(load, None, Source::Sidecar);
         }
+        // For others they are kept for a handler that starts again; an auto-delete queue would be gone by then.
+        if self.phase.now() >= Phase::Intake || self.subscription.queue.is_auto_delete() {
+            self.give_back_suspects();
+            self.forgive();
+        }
     }
 
     /// Puts a give-back on its way. Near the queue's own limit it is a copy, which resets the queue's count.
     pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
+        self.acquit(&load);
         let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source, done: None };
         let proof = Proof::Written;
         if load.seen.delivery_count.saturating_add(GUARD_MARGIN) < self.delivery_limit() {
@@ -84,7 +92,7 @@ impl Pump {
         let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
         let (queue, fresh_id) = (&self.subscription.queue.name, Uuid::now_v7().to_string());
         let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
-        let copy = giving_up::guard_copy(&source, remaining_ms);
+        let copy = giving_up::guard_copy(&source, remaining_ms, load.suspicion != Suspicion::None);
         // Not remembered as done: the copy is the same message in everything, and would be taken for its original.
         self.copy(load, (copy, Purpose::Guard), self.own_repair(), (proof, note));
     }

@@ -25,6 +25,7 @@ const LINGER: Duration = Duration::from_millis(250);
 pub(super) enum Source {
     Handler,
     Deadline,
+    Crash,
     Sidecar,
 }
 
@@ -33,6 +34,7 @@ impl Source {
         match self {
             Self::Handler => "handler",
             Self::Deadline => "deadline",
+            Self::Crash => "crash",
             Self::Sidecar => "sidecar",
         }
     }

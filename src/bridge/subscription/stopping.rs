@@ -12,7 +12,8 @@ use crate::runtime::Phase;
 impl Pump {
     pub(super) fn enter(&mut self, phase: Phase) {
         match phase {
-            Phase::Running | Phase::Notice | Phase::Close => {}
+            Phase::Running | Phase::Close => {}
+            Phase::Notice => self.forgive(),
             // The consumer is cancelled by `tune`; handlers are told what is left to them.
             Phase::Intake | Phase::Drain => self.tell_drain(),
             Phase::GiveBack => self.end_of_grace(),
@@ -59,6 +60,7 @@ impl Pump {
             && self.settling.is_idle()
             && self.copies.is_empty()
             && self.releases.is_empty()
+            && self.crashes.is_empty()
             && self.ledger.waiting_count() == 0;
         let is_unused = self.kept == Kept::WhileUsed && self.was_used;
         phase >= Phase::Close || (is_empty && (phase >= Phase::Drain || is_unused))

@@ -67,6 +67,7 @@ impl Pump {
         let peer = Peer { outbox: Arc::clone(&outbox), label, results, settle_timeout, told_window, nonsense };
         self.peers.insert(stream, peer);
         self.count_handlers();
+        self.charge(true);
         Ok(Attached {
             stream,
             outbox,
@@ -107,14 +108,21 @@ impl Pump {
         }
     }
 
-    /// The connection is gone without a word: what the handler held goes back, uncharged.
+    /// The connection is gone without a word: what the handler held is suspect, unless it was about to leave.
     pub(super) fn lose(&mut self, stream: StreamId) {
         let Some(peer) = self.peers.remove(&stream) else { return };
-        let held = self.give_back_all(stream);
-        info!(
-            subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, held,
-            "handler lost; its deliveries go back to the queue"
-        );
+        // What was never written was never at the handler.
+        let unwritten = peer.outbox.take_unwritten(usize::MAX);
+        self.ledger.take_back(Instant::now().into_std(), &unwritten);
+        let held = if self.is_stopping() || self.ledger.is_leaving(stream) {
+            self.give_back_all(stream)
+        } else {
+            let held = self.ledger.detach(stream);
+            let count = held.len();
+            self.crashed(held, &peer.label);
+            count
+        };
+        info!(subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, held, "handler lost");
         metrics::stream_ended("lost");
         self.count_handlers();
     }

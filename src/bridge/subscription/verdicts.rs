@@ -27,14 +27,14 @@ use crate::runtime::unix_ms;
 const NONSENSE_MAX: u32 = 100;
 
 /// A failed attempt on its way to a copy.
-struct FailedAttempt {
-    kind: FailureKind,
-    reason: String,
-    description: String,
-    handler: String,
-    delay: Option<Duration>,
-    source: Source,
-    proof: Proof,
+pub(super) struct FailedAttempt {
+    pub kind: FailureKind,
+    pub reason: String,
+    pub description: String,
+    pub handler: String,
+    pub delay: Option<Duration>,
+    pub source: Source,
+    pub proof: Proof,
 }
 
 impl Pump {
@@ -126,12 +126,12 @@ impl Pump {
             Verdict::Retry { delay, reason, description } => {
                 let (reason, description) = (reason.clone(), description.clone());
                 let (kind, delay) = (FailureKind::Retry, *delay);
-                self.fail(id, load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
+                self.fail(Some(id), load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
             }
             Verdict::DeadLetter { reason, description } => {
                 let (reason, description) = (reason.clone(), description.clone());
                 let (kind, delay) = (FailureKind::DeadLetter, None);
-                self.fail(id, load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
+                self.fail(Some(id), load, FailedAttempt { kind, reason, description, handler, delay, source, proof });
             }
         }
     }
@@ -182,7 +182,7 @@ impl Pump {
             source: Source::Deadline,
             proof: Proof::Written,
         };
-        self.fail(id, due.load, attempt);
+        self.fail(Some(id), due.load, attempt);
         if is_stuck {
             // What was written and never read would fail one by one, each after a whole clock.
             self.end(stream, StreamEnd::SlowReader);
@@ -190,7 +190,7 @@ impl Pump {
     }
 
     /// A failed attempt: the copy that follows from it is stored first, and then the original is acked.
-    fn fail(&mut self, id: DeliveryId, load: Load, attempt: FailedAttempt) {
+    pub(super) fn fail(&mut self, id: Option<DeliveryId>, load: Load, attempt: FailedAttempt) {
         let now_ms = unix_ms();
         let (message, record) = (&load.seen.message, &load.seen.record);
         let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -228,7 +228,7 @@ impl Pump {
             FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
         };
         let done = Some(Arc::clone(&load.seen));
-        let note = Note { id: Some(id), verdict, outcome, source: attempt.source, done };
+        let note = Note { id, verdict, outcome, source: attempt.source, done };
         self.copy(load, (copy, purpose), repair, (attempt.proof, note));
     }
 

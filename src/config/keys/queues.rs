@@ -71,7 +71,7 @@ pub(super) const KEYS: &[Key] = &[
     key("queues.*.retry.max_backoff", BACKOFF, "longest delay"),
     key("queues.*.retry.multiplier", FACTOR, "growth of delays"),
     key("queues.*.retry.jitter", SHARE, "share of a delay that is random"),
-    key("queues.*.retry.crash_limit", ATTEMPTS, "crashes charged to one message").later(""),
+    key("queues.*.retry.crash_limit", ATTEMPTS, "handlers that one message may take down, each holding nothing else"),
     key("queues.*.retry.max_per_second", COUNT, "retry copies of this subscription").later(""),
     key("queues.*.retry.kill_switch.enabled", Kind::Bool, "pause when too much fails").later(""),
     key("queues.*.retry.kill_switch.share", SHARE, "share of failures that pauses").later(""),
@@ -93,7 +93,8 @@ pub(super) const KEYS: &[Key] = &[
     key("retry.max_backoff", BACKOFF, "longest delay").default("5m"),
     key("retry.multiplier", FACTOR, "growth of delays").default("2"),
     key("retry.jitter", SHARE, "share of a delay that is random").default("0.2"),
-    key("retry.crash_limit", ATTEMPTS, "crashes charged to one message").default("5").later(""),
+    key("retry.crash_limit", ATTEMPTS, "handlers that one message may take down, each holding nothing else")
+        .default("5"),
     key("retry.max_per_second", COUNT, "retry copies of a subscription").default("1000").later(""),
     key("retry.kill_switch.enabled", Kind::Bool, "pause when too much fails").default("true").later(""),
     key("retry.kill_switch.share", SHARE, "share of failures that pauses").default("0.5").later(""),

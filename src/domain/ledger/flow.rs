@@ -68,7 +68,7 @@ impl<L> Ledger<L> {
     pub fn held_count(&self) -> usize {
         let largest = self.streams.values().map(|stream| stream.terms.frame_bytes_max).max();
         let Some(largest) = largest else { return 0 };
-        self.waiting.iter().filter(|item| item.size.encoded > largest).count()
+        self.suspects.iter().chain(&self.waiting).filter(|item| item.size.encoded > largest).count()
     }
 
     /// True if any stream could take another delivery.

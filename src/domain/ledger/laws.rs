@@ -13,7 +13,7 @@ const BYTES: u64 = 3_000;
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Arrive(u64),
+    Arrive(u64, Suspicion),
     Dispatch,
     Verdict(u8, VerdictKind),
     Settled(u8),
@@ -26,14 +26,18 @@ enum Step {
     Resize(u8, u32),
     Leave(u8),
     Detach(u8),
+    /// As detach, and what it held comes again as suspects.
+    Crash(u8),
     /// Of two sessions one: the even loads, or the odd ones.
     SessionLost(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let kind = prop_oneof![Just(VerdictKind::Ack), Just(VerdictKind::Retry), Just(VerdictKind::Release)];
+    let suspicion =
+        prop_oneof![6 => Just(Suspicion::None), 2 => Just(Suspicion::Suspect), 1 => Just(Suspicion::Charged)];
     let step = prop_oneof![
-        6 => (0_u64..2_000).prop_map(Step::Arrive),
+        6 => (0_u64..2_000, suspicion).prop_map(|(body, suspicion)| Step::Arrive(body, suspicion)),
         6 => Just(Step::Dispatch),
         6 => (any::<u8>(), kind).prop_map(|(pick, kind)| Step::Verdict(pick, kind)),
         6 => any::<u8>().prop_map(Step::Settled),
@@ -46,6 +50,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Resize(stream, window)),
         1 => (0_u8..8).prop_map(Step::Leave),
         1 => (0_u8..8).prop_map(Step::Detach),
+        1 => (0_u8..8).prop_map(Step::Crash),
         1 => any::<bool>().prop_map(Step::SessionLost),
     ];
     prop::collection::vec(step, 1..120)
@@ -55,6 +60,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Default)]
 struct Model {
     bodies: Vec<u64>,
+    suspicions: Vec<Suspicion>,
+    /// Suspects that may go together.
+    group: usize,
     arrived: Vec<Instant>,
     waiting: Vec<u32>,
     /// Held by whom, and whether that is being settled.
@@ -77,9 +85,30 @@ impl Model {
         prop_assert!(!leaves && count < level);
         prop_assert!(count == 0 || bytes + self.bodies[load as usize] <= BYTES);
         prop_assert!(self.held.keys().all(|other| *other < id.0), "numbers rise");
+        let held: Vec<Suspicion> =
+            self.held.values().filter(|held| held.0 == stream && !held.2).map(|held| self.suspicion(held.1)).collect();
+        match self.suspicion(load) {
+            Suspicion::None => prop_assert!(held.iter().all(|held| *held == Suspicion::None), "suspects are apart"),
+            Suspicion::Suspect => prop_assert!(
+                held.is_empty() || held.len() < self.group && held.iter().all(|held| *held == Suspicion::Suspect)
+            ),
+            Suspicion::Charged => prop_assert!(held.is_empty(), "it goes alone"),
+        }
         self.waiting.retain(|waiting| *waiting != load);
         self.held.insert(id.0, (stream, load, false));
         Ok(())
+    }
+
+    fn suspicion(&self, load: u32) -> Suspicion {
+        self.suspicions[load as usize]
+    }
+
+    /// A suspect comes; where no other is, the group begins anew.
+    fn suspect(&mut self) {
+        let held = self.held.values().filter(|held| !held.2).map(|held| held.1);
+        if self.waiting.iter().copied().chain(held).all(|load| self.suspicion(load) == Suspicion::None) {
+            self.group = 1;
+        }
     }
 
     fn picked(&self, pick: u8, settling: bool) -> Option<i64> {
@@ -123,10 +152,14 @@ impl Pair {
     fn step(&mut self, step: Step) -> TestCaseResult {
         let Self { ledger, model, now, next, used } = self;
         match step {
-            Step::Arrive(body) => {
+            Step::Arrive(body, suspicion) => {
                 let load = u32::try_from(model.bodies.len()).expect("few");
-                ledger.arrive(*now, load, size(body));
+                ledger.arrive(*now, load, size(body), suspicion);
+                if suspicion != Suspicion::None {
+                    model.suspect();
+                }
                 model.bodies.push(body);
+                model.suspicions.push(suspicion);
                 model.arrived.push(*now);
                 model.waiting.push(load);
             }
@@ -144,6 +177,9 @@ impl Pair {
                 let (stream, id) = (StreamId(u64::from(pick) % 8), i64::from(pick) % (*next + 2));
                 if let Answer::Act(load) = ledger.verdict(*now, stream, DeliveryId(id), kind) {
                     prop_assert_eq!(model.held.insert(id, (stream, load, true)), Some((stream, load, false)));
+                    if model.suspicion(load) != Suspicion::None {
+                        model.group *= 2;
+                    }
                 }
             }
             Step::Settled(pick) => {
@@ -217,12 +253,28 @@ impl Pair {
                     model.end(id.0);
                 }
             }
+            Step::Crash(stream) => {
+                let stream = StreamId(stream.into());
+                model.streams.remove(&stream);
+                let held = ledger.detach(stream);
+                ledger.crashed();
+                for (id, load) in held {
+                    prop_assert_eq!(model.held.remove(&id.0), Some((stream, load, false)));
+                    model.suspect();
+                    model.suspicions[load as usize] = Suspicion::Suspect;
+                    let (arrived, body) = (model.arrived[load as usize], model.bodies[load as usize]);
+                    ledger.arrive(arrived, load, size(body), Suspicion::Suspect);
+                    model.waiting.push(load);
+                }
+                model.group = 1;
+            }
             Step::SessionLost(odd) => {
                 let is_lost = |load: u32| load.is_multiple_of(2) != odd;
-                ledger.lose(*now, |load| is_lost(*load));
+                let lost = ledger.lose(*now, |load| is_lost(*load)).waiting;
                 let before = model.waiting.len();
                 model.waiting.retain(|load| !is_lost(*load));
-                model.ended += before - model.waiting.len();
+                prop_assert_eq!(lost.len(), before - model.waiting.len());
+                model.ended += lost.len();
                 let held = model.held.iter().filter(|(_, (_, load, settling))| is_lost(*load) && !settling);
                 for id in held.map(|(id, _)| *id).collect::<Vec<_>>() {
                     model.end(id);

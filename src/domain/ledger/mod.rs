@@ -4,12 +4,13 @@
 //! `detach`, `lose`. The shell owns one timer, set to `next_wake`. Generic over the load that travels with a
 //! delivery (the message and its receipt), which comes out exactly once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::verdict::VerdictKind;
 use super::window::Window;
 
+mod dispatch;
 mod flow;
 mod stream;
 mod words;
@@ -22,7 +23,7 @@ mod tests;
 use flow::MeanBody;
 pub use stream::Terms;
 use stream::{Ending, Stream};
-pub use words::{Answer, Clock, DeliveryId, Due, Outcome, Size, StreamId};
+pub use words::{Answer, Clock, DeliveryId, Due, Lost, Outcome, Size, StreamId, Suspicion};
 
 /// What comes within this of the end of its lease is taken back, so that the broker's own limit never fires.
 pub const LEASE_MARGIN: Duration = Duration::from_mins(1);
@@ -32,6 +33,7 @@ struct Waiting<L> {
     load: L,
     size: Size,
     arrived: Instant,
+    suspicion: Suspicion,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ struct Open<L> {
     stream: StreamId,
     size: Size,
     arrived: Instant,
+    suspicion: Suspicion,
     clock: Duration,
     state: State<L>,
 }
@@ -59,6 +62,10 @@ pub struct Ledger<L> {
     streams: BTreeMap<StreamId, Stream>,
     open: HashMap<DeliveryId, Open<L>>,
     waiting: VecDeque<Waiting<L>>,
+    /// These wait too, before all others, until a stream is free for them alone.
+    suspects: VecDeque<Waiting<L>>,
+    /// Suspects that one stream may hold: doubled with each that a handler settles, 1 again after a crash.
+    group: usize,
     mean_body: MeanBody,
     lease_max: Duration,
 }
@@ -66,8 +73,9 @@ pub struct Ledger<L> {
 impl<L> Ledger<L> {
     /// An empty ledger; no lease lasts longer than `lease_max`, counted from the broker's delivery.
     pub fn new(lease_max: Duration) -> Self {
-        let (streams, open, waiting) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
-        Self { streams, open, waiting, mean_body: MeanBody::default(), lease_max }
+        let (streams, open) = (BTreeMap::new(), HashMap::new());
+        let (waiting, suspects, group, mean_body) = (VecDeque::new(), VecDeque::new(), 1, MeanBody::default());
+        Self { streams, open, waiting, suspects, group, mean_body, lease_max }
     }
 
     /// A handler has connected.
@@ -94,7 +102,7 @@ impl<L> Ledger<L> {
     /// The stream is gone. What it was working on comes out; what is being settled goes on without it.
     pub fn detach(&mut self, stream: StreamId) -> Vec<(DeliveryId, L)> {
         let Some(gone) = self.streams.remove(&stream) else { return Vec::new() };
-        gone.working.into_iter().filter_map(|id| self.take_working(id)).collect()
+        gone.working.into_keys().filter_map(|id| self.take_working(id)).collect()
     }
 
     fn take_working(&mut self, id: DeliveryId) -> Option<(DeliveryId, L)> {
@@ -108,67 +116,12 @@ impl<L> Ledger<L> {
         }
     }
 
-    /// The broker handed out a message; it waits for a handler with room.
-    pub fn arrive(&mut self, now: Instant, load: L, size: Size) {
+    /// The broker handed out a message then; it waits for a handler with room.
+    pub fn arrive(&mut self, arrived: Instant, load: L, size: Size, suspicion: Suspicion) {
         if self.is_receivable(size) {
             self.mean_body.observe(size.body);
         }
-        self.waiting.push_back(Waiting { load, size, arrived: now });
-    }
-
-    /// Hands out what waits, oldest first, each to the stream with the largest free share of its window.
-    pub fn dispatch(
-        &mut self,
-        now: Instant,
-        mut next_id: impl FnMut() -> Option<DeliveryId>,
-    ) -> Vec<(StreamId, DeliveryId)> {
-        let mut granted = Vec::new();
-        let mut kept = VecDeque::new();
-        // Streams that a large item waits for: they get nothing more until it fits, or it would wait for ever.
-        let mut reserved = BTreeSet::new();
-        while let Some(item) = self.waiting.pop_front() {
-            if !self.streams.iter().any(|(id, stream)| stream.has_room() && !reserved.contains(id)) {
-                self.waiting.push_front(item);
-                break;
-            }
-            let Some(stream) = self.idlest(item.size, &reserved) else {
-                // An item that no stream may ever receive is passed over, so that it does not hold up the others.
-                reserved.extend(self.emptiest(item.size));
-                kept.push_back(item);
-                continue;
-            };
-            let Some(id) = next_id() else {
-                self.waiting.push_front(item);
-                break;
-            };
-            self.grant(now, stream, id, item);
-            granted.push((stream, id));
-        }
-        while let Some(item) = kept.pop_back() {
-            self.waiting.push_front(item);
-        }
-        granted
-    }
-
-    fn idlest(&self, size: Size, reserved: &BTreeSet<StreamId>) -> Option<StreamId> {
-        let takers = self.streams.iter().filter(|(id, stream)| stream.takes(size) && !reserved.contains(id));
-        takers.max_by_key(|(id, stream)| (stream.window.free_share(), std::cmp::Reverse(**id))).map(|(id, _)| *id)
-    }
-
-    /// The stream that could take this item soonest: it lacks nothing but room in bytes.
-    fn emptiest(&self, size: Size) -> Option<StreamId> {
-        let waiters = self.streams.iter().filter(|(_, stream)| stream.could_take(size));
-        waiters.min_by_key(|(id, stream)| (stream.window.bytes(), **id)).map(|(id, _)| *id)
-    }
-
-    fn grant(&mut self, now: Instant, stream_id: StreamId, id: DeliveryId, item: Waiting<L>) {
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
-        debug_assert!(!self.open.contains_key(&id), "a delivery id was used twice");
-        stream.window.take(item.size.body);
-        stream.begin(now, id, item.arrived);
-        let clock = stream.terms.settle_timeout;
-        let state = State::Working(item.load);
-        self.open.insert(id, Open { stream: stream_id, size: item.size, arrived: item.arrived, clock, state });
+        self.wait_last(Waiting { load, size, arrived, suspicion });
     }
 
     /// What travels with a delivery that a handler is working on.
@@ -191,13 +144,13 @@ impl<L> Ledger<L> {
     pub fn take_back(&mut self, now: Instant, ids: &[DeliveryId]) {
         for id in ids.iter().rev() {
             let Some(open) = self.open.get(id) else { continue };
-            let (stream, size, arrived) = (open.stream, open.size, open.arrived);
+            let (stream, size, arrived, suspicion) = (open.stream, open.size, open.arrived, open.suspicion);
             let Some((_, load)) = self.take_working(*id) else { continue };
             if let Some(stream) = self.streams.get_mut(&stream) {
                 stream.window.free(size.body);
                 stream.end(now, *id);
             }
-            self.waiting.push_front(Waiting { load, size, arrived });
+            self.wait_first(Waiting { load, size, arrived, suspicion });
         }
     }
 
@@ -213,6 +166,9 @@ impl<L> Ledger<L> {
         match std::mem::replace(&mut open.state, State::Settling(kind)) {
             State::Working(load) => {
                 stream.end(now, id);
+                if open.suspicion != Suspicion::None {
+                    self.group = self.group.saturating_mul(2);
+                }
                 Answer::Act(load)
             }
             State::Settling(first) => {
@@ -267,15 +223,15 @@ impl<L> Ledger<L> {
 
     /// These receipts are worth nothing any more: the broker hands the messages out again. Answers what each stream was
     /// working on; what is being settled is told by `settled` as its outcome becomes known.
-    pub fn lose(&mut self, now: Instant, is_lost: impl Fn(&L) -> bool) -> Vec<(StreamId, Vec<(DeliveryId, L)>)> {
-        self.waiting.retain(|item| !is_lost(&item.load));
+    pub fn lose(&mut self, now: Instant, is_lost: impl Fn(&L) -> bool) -> Lost<L> {
+        let waiting = self.take_where(|item| is_lost(&item.load));
         let mut revoked = Vec::new();
         for (stream_id, stream) in &mut self.streams {
             let lost = |id: &DeliveryId| match self.open.get(id).map(|open| &open.state) {
                 Some(State::Working(load)) => is_lost(load),
                 Some(State::Settling(_) | State::Revoked) | None => false,
             };
-            let ids: Vec<DeliveryId> = stream.working.iter().copied().filter(lost).collect();
+            let ids: Vec<DeliveryId> = stream.working.keys().copied().filter(lost).collect();
             let mut taken = Vec::with_capacity(ids.len());
             for id in ids {
                 if let Some(Open { size, state: State::Working(load), .. }) = self.open.remove(&id) {
@@ -289,10 +245,10 @@ impl<L> Ledger<L> {
                 revoked.push((*stream_id, taken));
             }
         }
-        revoked
+        Lost { waiting: waiting.into_iter().map(|item| item.load).collect(), revoked }
     }
 
-    /// Takes out every delivery that is still waiting for a handler.
+    /// Takes out every delivery that is still waiting for a handler, but the suspects.
     pub fn take_waiting(&mut self) -> Vec<L> {
         self.waiting.drain(..).map(|item| item.load).collect()
     }
@@ -301,14 +257,12 @@ impl<L> Ledger<L> {
     pub fn due(&mut self, now: Instant) -> Vec<Due<L>> {
         let mut due = Vec::new();
         let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
-        let (over, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|item| now >= item.arrived + limit);
-        self.waiting = kept;
-        let over: VecDeque<Waiting<L>> = over;
+        let over = self.take_where(|item| now >= item.arrived + limit);
         due.extend(over.into_iter().map(|item| Due { holder: None, load: item.load, clock: Clock::LeaseLimit }));
 
         for (stream_id, stream) in &mut self.streams {
             let mut earliest: Option<Instant> = None;
-            for id in stream.working.clone() {
+            for id in stream.working.keys().copied().collect::<Vec<_>>() {
                 let Some(open) = self.open.get_mut(&id) else { continue };
                 let ran_out = stream.is_oldest(id) && stream.clock_began().is_some_and(|at| now >= at + open.clock);
                 let clock = if ran_out {
@@ -332,13 +286,14 @@ impl<L> Ledger<L> {
     /// When `due` is worth asking again.
     pub fn next_wake(&self) -> Option<Instant> {
         let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
+        let suspect = self.suspects.iter().map(|item| item.arrived + limit).min();
         let waiting = self.waiting.front().map(|item| item.arrived + limit);
         let oldest = self.streams.values().filter_map(|stream| {
-            let id = stream.working.first()?;
+            let id = stream.working.first_key_value()?.0;
             let open = self.open.get(id)?;
             Some((stream.clock_began()? + open.clock).min(stream.earliest? + limit))
         });
-        oldest.chain(waiting).min()
+        oldest.chain(waiting).chain(suspect).min()
     }
 
     /// Unsettled deliveries of a stream, those being settled included; `None` = no such stream.
@@ -358,7 +313,7 @@ impl<L> Ledger<L> {
 
     /// What a stream is working on, oldest first.
     pub fn working(&self, stream: StreamId) -> Vec<DeliveryId> {
-        self.streams.get(&stream).map(|stream| stream.working.iter().copied().collect()).unwrap_or_default()
+        self.streams.get(&stream).map(|stream| stream.working.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Deliveries of all streams that are not settled, and of streams that are gone while settling went on.
@@ -366,8 +321,8 @@ impl<L> Ledger<L> {
         self.open.len()
     }
 
-    /// Deliveries that wait for a handler.
+    /// Deliveries that wait for a handler, suspects included.
     pub fn waiting_count(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.suspects.len()
     }
 }

@@ -1,9 +1,9 @@
 //! One handler's part of the ledger: its window, what it works on, and what it has ended lately.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Answer, DeliveryId, Outcome, Size};
+use super::{Answer, DeliveryId, Outcome, Size, Suspicion};
 use crate::domain::pace::Pace;
 use crate::domain::verdict::VerdictKind;
 use crate::domain::window::Window;
@@ -46,7 +46,10 @@ pub(super) struct Stream {
     /// Half of the longest lease bounds what a slow handler may hold.
     lease_max: Duration,
     /// At the handler, without verdict. Ids rise, so the first is the oldest.
-    pub(super) working: BTreeSet<DeliveryId>,
+    pub(super) working: BTreeMap<DeliveryId, Suspicion>,
+    /// Suspects among `working`, and those of them that must be alone.
+    suspects: usize,
+    charged: usize,
     /// Of the first of `working`.
     oldest: Option<Oldest>,
     /// Nothing of `working` has arrived before this. Not the first: what is taken back and handed out again is numbered anew.
@@ -63,7 +66,9 @@ impl Stream {
             leaving: false,
             pace: Pace::default(),
             lease_max,
-            working: BTreeSet::new(),
+            working: BTreeMap::new(),
+            suspects: 0,
+            charged: 0,
             oldest: None,
             earliest: None,
             endings: HashMap::new(),
@@ -77,6 +82,22 @@ impl Stream {
 
     pub(super) fn takes(&self, size: Size) -> bool {
         self.has_room() && size.encoded <= self.terms.frame_bytes_max && self.window.accepts(size.body)
+    }
+
+    /// True if it works on suspects: nothing else may join them.
+    pub(super) fn is_apart(&self) -> bool {
+        self.suspects > 0
+    }
+
+    /// True if this suspect may join what it works on.
+    pub(super) fn takes_suspect(&self, suspicion: Suspicion, group: usize) -> bool {
+        let held = self.working.len();
+        held == 0 || (suspicion == Suspicion::Suspect && self.charged == 0 && self.suspects == held && held < group)
+    }
+
+    /// True if it could ever receive this, whatever it holds now.
+    pub(super) fn is_for(&self, size: Size) -> bool {
+        !self.leaving && !self.window.is_paused() && size.encoded <= self.terms.frame_bytes_max
     }
 
     /// True if it lacks nothing but room in bytes, which settling makes.
@@ -104,22 +125,27 @@ impl Stream {
     }
 
     pub(super) fn is_oldest(&self, id: DeliveryId) -> bool {
-        self.working.first() == Some(&id)
+        self.working.first_key_value().is_some_and(|(first, _)| *first == id)
     }
 
-    pub(super) fn begin(&mut self, now: Instant, id: DeliveryId, arrived: Instant) {
+    pub(super) fn begin(&mut self, now: Instant, id: DeliveryId, (arrived, suspicion): (Instant, Suspicion)) {
         self.earliest = Some(self.earliest.map_or(arrived, |earliest| earliest.min(arrived)));
         if self.working.is_empty() {
             self.pace.begin(now);
         }
-        self.working.insert(id);
+        self.working.insert(id, suspicion);
+        self.suspects += usize::from(suspicion != Suspicion::None);
+        self.charged += usize::from(suspicion == Suspicion::Charged);
         self.oldest.get_or_insert(Oldest { since: now, clock_began: now });
     }
 
     /// The delivery is no longer at the handler; the next oldest one's clock begins.
     pub(super) fn end(&mut self, now: Instant, id: DeliveryId) {
         let was_oldest = self.is_oldest(id);
-        self.working.remove(&id);
+        if let Some(suspicion) = self.working.remove(&id) {
+            self.suspects -= usize::from(suspicion != Suspicion::None);
+            self.charged -= usize::from(suspicion == Suspicion::Charged);
+        }
         if was_oldest {
             self.oldest = (!self.working.is_empty()).then_some(Oldest { since: now, clock_began: now });
             self.earliest = self.earliest.filter(|_| self.oldest.is_some());

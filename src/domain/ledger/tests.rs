@@ -32,7 +32,7 @@ impl Bench {
 
     fn arrive(&mut self, loads: &[&'static str]) {
         for load in loads {
-            self.ledger.arrive(self.now, load, size(1));
+            self.ledger.arrive(self.now, load, size(1), Suspicion::None);
         }
     }
 
@@ -142,7 +142,10 @@ fn a_lost_session_revokes_all_work_and_later_verdicts_hear_of_it() {
     bench.arrive(&["a", "b", "c", "d"]);
     bench.dispatch();
     bench.verdict(ONE, 1, VerdictKind::Ack);
-    assert_eq!(bench.ledger.lose(bench.now, |_| true), [(ONE, vec![(DeliveryId(2), "b"), (DeliveryId(3), "c")])]);
+    assert_eq!(
+        bench.ledger.lose(bench.now, |_| true).revoked,
+        [(ONE, vec![(DeliveryId(2), "b"), (DeliveryId(3), "c")])]
+    );
     assert_eq!(bench.verdict(ONE, 2, VerdictKind::Ack), Answer::Result(Outcome::LeaseLost));
     assert_eq!(bench.ledger.in_flight(ONE), Some(1), "the one being settled still counts");
     assert_eq!(bench.ledger.settled(DeliveryId(1), Outcome::LeaseLost), Some(ONE));
@@ -202,10 +205,10 @@ fn what_became_the_oldest_lately_is_given_back_at_the_lease_limit() {
 fn the_effective_window_follows_bodies_and_leaving() {
     let mut bench = Bench::with_window(100);
     assert_eq!(bench.ledger.effective_window(ONE), 100);
-    bench.ledger.arrive(bench.now, "a", size(900));
+    bench.ledger.arrive(bench.now, "a", size(900), Suspicion::None);
     assert_eq!(bench.ledger.effective_window(ONE), 11, "10,000 bytes hold eleven of them");
     for _ in 0..2_000 {
-        bench.ledger.arrive(bench.now, "b", size(50));
+        bench.ledger.arrive(bench.now, "b", size(50), Suspicion::None);
     }
     assert!(bench.ledger.effective_window(ONE) > 90, "the small ones that came since count more");
     bench.ledger.leave(ONE);
@@ -224,7 +227,7 @@ fn what_waits_too_long_for_a_handler_goes_back() {
 #[test]
 fn a_frame_too_large_for_one_stream_goes_to_another_or_is_held() {
     let mut bench = Bench::with_window(5);
-    bench.ledger.arrive(bench.now, "large", Size { body: 2_000, encoded: 2_010 });
+    bench.ledger.arrive(bench.now, "large", Size { body: 2_000, encoded: 2_010 }, Suspicion::None);
     bench.arrive(&["small"]);
     assert_eq!(bench.dispatch(), [(ONE, 1)], "the small one passes the held one");
     assert_eq!((bench.ledger.load(DeliveryId(1)), bench.ledger.held_count()), (Some(&"small"), 1));
@@ -239,7 +242,7 @@ fn a_large_message_is_not_starved_by_small_ones() {
     bench.ledger.resize(ONE, None, Some(100));
     bench.arrive(&["small"]);
     assert_eq!(bench.dispatch(), [(ONE, 1)]);
-    bench.ledger.arrive(bench.now, "large", size(900));
+    bench.ledger.arrive(bench.now, "large", size(900), Suspicion::None);
     bench.arrive(&["later"]);
     assert_eq!(bench.dispatch(), [], "the stream is kept free for the large one");
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("small"));
@@ -264,7 +267,7 @@ fn only_what_is_lost_is_revoked() {
     let mut bench = Bench::with_window(3);
     bench.arrive(&["a", "b", "a2", "b2"]);
     bench.dispatch();
-    let revoked = bench.ledger.lose(bench.now, |load| load.starts_with('b'));
+    let revoked = bench.ledger.lose(bench.now, |load| load.starts_with('b')).revoked;
     assert_eq!(revoked, [(ONE, vec![(DeliveryId(2), "b")])]);
     assert_eq!((bench.ledger.waiting_count(), bench.ledger.in_flight(ONE)), (0, Some(2)));
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Act("a"));
@@ -280,4 +283,95 @@ fn what_becomes_the_oldest_by_a_loss_has_its_whole_time() {
     bench.ledger.lose(bench.now, |load| *load == "old");
     assert_eq!(bench.pass(Duration::from_secs(59)), []);
     assert_eq!(bench.pass(Duration::from_secs(1)).len(), 1);
+}
+
+impl Bench {
+    fn suspect(&mut self, loads: &[&'static str], suspicion: Suspicion) {
+        for load in loads {
+            self.ledger.arrive(self.now, load, size(1), suspicion);
+        }
+    }
+
+    fn settle(&mut self, stream: StreamId, id: i64) {
+        assert!(matches!(self.verdict(stream, id, VerdictKind::Ack), Answer::Act(_)));
+        self.ledger.settled(DeliveryId(id), Outcome::Acked);
+    }
+}
+
+#[test]
+fn suspects_go_first_and_alone_and_twice_as_many_with_each_that_is_settled() {
+    let mut bench = Bench::with_window(8);
+    bench.arrive(&["fresh"]);
+    bench.suspect(&["a", "b", "c", "d", "e", "f"], Suspicion::Suspect);
+    assert_eq!(bench.dispatch(), [(ONE, 1)]);
+    assert_eq!(bench.ledger.load(DeliveryId(1)), Some(&"a"));
+    assert_eq!(bench.dispatch(), [], "nothing joins it");
+    bench.settle(ONE, 1);
+    assert_eq!(bench.dispatch(), [(ONE, 2), (ONE, 3)]);
+    bench.settle(ONE, 2);
+    assert_eq!(bench.dispatch(), [(ONE, 4), (ONE, 5), (ONE, 6)]);
+    for id in 3..=6 {
+        assert_eq!(bench.dispatch(), [], "what is fresh waits until no suspect is there");
+        bench.settle(ONE, id);
+    }
+    assert_eq!(bench.dispatch(), [(ONE, 7)]);
+    assert_eq!(bench.ledger.load(DeliveryId(7)), Some(&"fresh"));
+}
+
+#[test]
+fn what_took_a_handler_down_goes_alone_whatever_went_well_before() {
+    let mut bench = Bench::with_window(8);
+    bench.suspect(&["a"], Suspicion::Suspect);
+    bench.suspect(&["culprit", "culprit2"], Suspicion::Charged);
+    bench.suspect(&["b", "c"], Suspicion::Suspect);
+    for id in 1..=3 {
+        assert_eq!(bench.dispatch(), [(ONE, id)]);
+        bench.settle(ONE, id);
+    }
+    assert_eq!(bench.dispatch(), [(ONE, 4), (ONE, 5)]);
+}
+
+#[test]
+fn after_a_crash_suspects_go_alone_again() {
+    let mut bench = Bench::with_window(8);
+    bench.suspect(&["a", "b", "c"], Suspicion::Suspect);
+    bench.dispatch();
+    bench.settle(ONE, 1);
+    assert_eq!(bench.dispatch(), [(ONE, 2), (ONE, 3)]);
+    let held = bench.ledger.detach(ONE);
+    bench.ledger.crashed();
+    for (_, load) in held {
+        bench.suspect(&[load], Suspicion::Suspect);
+    }
+    bench.ledger.attach(TWO, Window::new(8, 10_000), terms());
+    assert_eq!(bench.dispatch(), [(TWO, 4)]);
+}
+
+#[test]
+fn one_of_several_streams_is_set_apart_for_suspects_and_the_others_go_on() {
+    let mut bench = Bench::with_window(2);
+    bench.ledger.attach(TWO, Window::new(2, 10_000), terms());
+    bench.arrive(&["a", "b", "c", "d", "e", "f"]);
+    assert_eq!(bench.dispatch(), [(ONE, 1), (TWO, 2), (ONE, 3), (TWO, 4)]);
+    bench.suspect(&["suspect"], Suspicion::Suspect);
+    bench.settle(ONE, 1);
+    bench.settle(TWO, 2);
+    assert_eq!(bench.dispatch(), [(TWO, 5)], "the first one is emptied");
+    bench.settle(ONE, 3);
+    bench.settle(TWO, 4);
+    assert_eq!(bench.dispatch(), [(ONE, 6), (TWO, 7)]);
+    assert_eq!(bench.ledger.load(DeliveryId(6)), Some(&"suspect"));
+}
+
+#[test]
+fn a_suspect_that_no_stream_can_receive_holds_up_nobody() {
+    let mut bench = Bench::with_window(2);
+    bench.ledger.arrive(bench.now, "large", Size { body: 2_000, encoded: 2_010 }, Suspicion::Suspect);
+    bench.suspect(&["suspect"], Suspicion::Suspect);
+    bench.arrive(&["fresh"]);
+    assert_eq!(bench.dispatch(), [(ONE, 1)]);
+    assert_eq!(bench.ledger.load(DeliveryId(1)), Some(&"suspect"));
+    bench.settle(ONE, 1);
+    assert_eq!(bench.dispatch(), [(ONE, 2)]);
+    assert_eq!(bench.ledger.held_count(), 1);
 }

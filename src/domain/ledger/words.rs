@@ -80,6 +80,26 @@ pub enum Clock {
     LeaseUsedUp,
 }
 
+/// Whether a delivery may take its handler down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Suspicion {
+    /// Nothing speaks against it.
+    None,
+    /// A handler was lost that held it, among others perhaps, or nobody here knows why it comes again.
+    Suspect,
+    /// A handler was lost that held nothing else.
+    Charged,
+}
+
+/// What was lost with its session or channel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lost<L> {
+    /// It waited for a handler.
+    pub waiting: Vec<L>,
+    /// What each stream was working on.
+    pub revoked: Vec<(StreamId, Vec<(DeliveryId, L)>)>,
+}
+
 /// What one delivery weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {

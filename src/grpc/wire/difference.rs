@@ -85,6 +85,7 @@ fn pairs(
     add("retry.max_backoff", format!("{:?}", is.max_backoff), format!("{:?}", asked.max_backoff));
     add("retry.multiplier", is.multiplier.to_string(), asked.multiplier.to_string());
     add("retry.jitter", is.jitter.to_string(), asked.jitter.to_string());
+    add("retry.crash_limit", is.crash_limit.to_string(), asked.crash_limit.to_string());
     let (is, asked) = (&configured.dead_letter, &wanted.dead_letter);
     add("dead_letter.scope", is.scope.as_str().to_owned(), asked.scope.as_str().to_owned());
     add("dead_letter.exchange", is.exchange.to_string(), asked.exchange.to_string());

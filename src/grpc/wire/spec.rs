@@ -61,7 +61,7 @@ fn retry_to_proto(retry: &RetrySettings) -> v1::RetryPolicy {
         multiplier: Some(retry.multiplier),
         jitter: Some(retry.jitter),
         backoff: backoff.into(),
-        crash_limit: None,
+        crash_limit: Some(i32::try_from(retry.crash_limit).unwrap_or(i32::MAX)),
     }
 }
 

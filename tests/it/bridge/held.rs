@@ -147,7 +147,7 @@ async fn an_adopted_queue_never_comes_to_its_own_limit() {
         }
         handler.receive(1).await;
         for _ in 0..15 {
-            handler.attached.voice.hang_up(Hangup::Lost).await;
+            handler.attached.voice.hang_up(Hangup::HalfClosed).await;
             handler = bench.join(10).await;
             handler.receive(1).await;
         }
@@ -165,4 +165,23 @@ async fn an_adopted_queue_never_comes_to_its_own_limit() {
             assert_eq!((bodies(&got), got[0].seen.record.attempt()), (vec!["a".to_owned()], 1), "limit {limit}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_goes_back_as_a_copy_stays_a_suspect() {
+    // So small a limit that every give-back is a copy, which the broker delivers as if it were new.
+    let bench = Bench::on(broker_with(vec![limited(2)]).await);
+    bench.publish(&["a", "b"]).await;
+    let mut handler = bench.join(10).await;
+    handler.receive(2).await;
+    handler.attached.voice.hang_up(Hangup::Lost).await;
+    bench.depth_becomes("work", 2, 0).await;
+    let mut handler = bench.join(10).await;
+    for _ in 0..2 {
+        let got = handler.receive(1).await;
+        let record = &got[0].seen.record;
+        assert_eq!((got[0].redelivered, record.crashes, record.attempt()), (false, Some(0), 1));
+        handler.ack(&ids(&got)).await;
+    }
+    bench.depth_becomes("work", 0, 0).await;
 }

@@ -43,7 +43,7 @@ async fn give_up(bench: &Bench, numbers: &[&str]) {
 }
 
 /// The messages of a queue, read as another client would.
-async fn letters(bench: &Bench, name: &str, count: usize) -> Vec<Message> {
+pub(super) async fn letters(bench: &Bench, name: &str, count: usize) -> Vec<Message> {
     let session = bench.broker.connect(SessionId(1_000)).await.unwrap();
     let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false };
     let (mut arrivals, _settler) = session.consume(queue(name), options).await.unwrap();
@@ -54,7 +54,7 @@ async fn letters(bench: &Bench, name: &str, count: usize) -> Vec<Message> {
     found
 }
 
-fn text<'a>(letter: &'a Message, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(letter: &'a Message, name: &str) -> Option<&'a str> {
     letter.properties.headers.get(name).and_then(Value::as_text)
 }
 
@@ -141,6 +141,7 @@ async fn the_waits_between_attempts_grow_as_the_policy_says() {
         multiplier: 4.0,
         jitter: 0.0,
         max_attempts: 4,
+        ..RetrySettings::default()
     };
     let bench = start(Subscription { retry, ..subscription("work", "#") });
     bench.publish(&["a"]).await;

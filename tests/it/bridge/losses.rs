@@ -124,7 +124,13 @@ async fn a_sidecar_that_dies_leaves_everything_to_the_next_one() {
 
     let next = Bench::on(broker);
     let mut handler = next.join(10).await;
-    let mut left = bodies(&handler.receive(2).await);
+    let mut left = Vec::new();
+    for _ in 0..2 {
+        // One by one: nobody knows what the other sidecar died of.
+        let got = handler.receive(1).await;
+        left.extend(bodies(&got));
+        handler.ack(&ids(&got)).await;
+    }
     left.sort();
     assert_eq!(left, ["b", "c"]);
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod breaking;
 mod copies;
+mod crashes;
 mod flow;
 mod held;
 mod letters;

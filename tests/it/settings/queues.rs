@@ -119,6 +119,7 @@ min_backoff = "2s"
 max_backoff = "1h"
 multiplier = 3
 jitter = 0
+crash_limit = 4
 [queues.a.retry]
 backoff = "exponential"
 max_backoff = "10m"
@@ -134,6 +135,7 @@ multiplier = 1.5
         max_backoff: Duration::from_hours(1),
         multiplier: 3.0,
         jitter: 0.0,
+        crash_limit: 4,
     };
     assert_eq!(subscription(&loaded, "b").retry, common);
     assert_eq!(loaded.settings.retry, common, "what a declaration leaves unset");

@@ -3,8 +3,6 @@
 use super::path;
 use crate::grpc::proto::sidebus::v1;
 
-const CRASH_LIMIT_DEFAULT: i32 = 5;
-
 /// Paths of fields that are set to something which this release would have to ignore.
 pub(super) fn fields(spec: &v1::SubscriptionSpec) -> Vec<String> {
     let kind = v1::SubscriptionKind::try_from(spec.kind);
@@ -19,10 +17,7 @@ pub(super) fn fields(spec: &v1::SubscriptionSpec) -> Vec<String> {
         ("partition_count", spec.partition_count != 0),
     ];
     if let Some(policy) = &spec.retry {
-        fields.extend([
-            ("retry.backoff", v1::BackoffKind::try_from(policy.backoff).is_err()),
-            ("retry.crash_limit", policy.crash_limit.is_some_and(|limit| limit != CRASH_LIMIT_DEFAULT)),
-        ]);
+        fields.push(("retry.backoff", v1::BackoffKind::try_from(policy.backoff).is_err()));
     }
     if let Some(policy) = &spec.dead_letter {
         fields.extend([

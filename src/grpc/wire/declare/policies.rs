@@ -20,13 +20,8 @@ const MULTIPLIER_MAX: f64 = 100.0;
 impl Reader<'_> {
     pub(super) fn retry(&mut self, policy: &v1::RetryPolicy) -> RetrySettings {
         let defaults = self.defaults.retry;
-        let max_attempts = match policy.max_attempts {
-            None => defaults.max_attempts,
-            Some(count) => u32::try_from(count).ok().filter(|count| *count > 0).unwrap_or_else(|| {
-                self.violations.add(path("retry.max_attempts"), format_args!("is {count}; at least 1 is allowed"));
-                defaults.max_attempts
-            }),
-        };
+        let max_attempts = self.at_least_one(policy.max_attempts, "retry.max_attempts", defaults.max_attempts);
+        let crash_limit = self.at_least_one(policy.crash_limit, "retry.crash_limit", defaults.crash_limit);
         let min_backoff = self.backoff(policy.min_backoff.as_ref(), "retry.min_backoff");
         let max_backoff = self.backoff(policy.max_backoff.as_ref(), "retry.max_backoff");
         let settings = RetrySettings {
@@ -42,6 +37,7 @@ impl Reader<'_> {
             max_backoff: max_backoff.unwrap_or(defaults.max_backoff),
             multiplier: self.number(policy.multiplier, "retry.multiplier", (1.0, MULTIPLIER_MAX, defaults.multiplier)),
             jitter: self.number(policy.jitter, "retry.jitter", (0.0, 1.0, defaults.jitter)),
+            crash_limit,
         };
         if (min_backoff.is_some() || max_backoff.is_some()) && settings.min_backoff > settings.max_backoff {
             let field = if min_backoff.is_some() { "retry.min_backoff" } else { "retry.max_backoff" };
@@ -49,6 +45,14 @@ impl Reader<'_> {
             self.violations.add(path(field), format_args!("min_backoff is {min:?} and above max_backoff, {max:?}"));
         }
         settings
+    }
+
+    fn at_least_one(&mut self, value: Option<i32>, field: &str, default: u32) -> u32 {
+        let Some(count) = value else { return default };
+        u32::try_from(count).ok().filter(|count| *count > 0).unwrap_or_else(|| {
+            self.violations.add(path(field), format_args!("is {count}; at least 1 is allowed"));
+            default
+        })
     }
 
     fn backoff(&mut self, value: Option<&prost_types::Duration>, field: &str) -> Option<Duration> {

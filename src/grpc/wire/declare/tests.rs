@@ -168,7 +168,7 @@ fn a_declaration_shapes_its_retries() {
         multiplier: Some(3.0),
         jitter: Some(0.0),
         backoff: v1::BackoffKind::Linear.into(),
-        crash_limit: None,
+        crash_limit: Some(7),
     };
     let found = declare(v1::SubscriptionSpec { retry: Some(policy), ..spec() }).expect("legal").retry;
     let expected = RetrySettings {
@@ -178,6 +178,7 @@ fn a_declaration_shapes_its_retries() {
         max_backoff: Duration::from_mins(1),
         multiplier: 3.0,
         jitter: 0.0,
+        crash_limit: 7,
     };
     assert_eq!(found, expected);
 }
@@ -289,7 +290,6 @@ fn what_a_later_release_brings_is_named_and_not_dropped() {
         (v1::SubscriptionSpec { queue_type: v1::QueueType::Stream.into(), ..spec() }, "queue_type"),
         (v1::SubscriptionSpec { ordering_mode: v1::OrderingMode::Key.into(), ..spec() }, "ordering_mode"),
         (v1::SubscriptionSpec { partition_count: 1, ..spec() }, "partition_count"),
-        (retry(v1::RetryPolicy { crash_limit: Some(3), ..Default::default() }), "retry.crash_limit"),
         (retry(v1::RetryPolicy { backoff: 77, ..Default::default() }), "retry.backoff"),
         (dead_letter(v1::DeadLetterPolicy { scope: 77, ..Default::default() }), "dead_letter.scope"),
         (dead_letter(v1::DeadLetterPolicy { enabled: Some(false), ..Default::default() }), "dead_letter.enabled"),
@@ -298,8 +298,6 @@ fn what_a_later_release_brings_is_named_and_not_dropped() {
         assert_eq!(row(&problem).reason, "FEATURE_UNAVAILABLE");
         assert_eq!(problem, Problem::FeatureUnavailable(format!("open.declare.{field}")));
     }
-    let default = v1::RetryPolicy { crash_limit: Some(5), ..Default::default() };
-    assert!(declare(retry(default)).is_ok(), "a default that is spelled out is no wish");
 }
 
 #[test]
