@@ -77,7 +77,7 @@ async fn a_stuck_handler_loses_its_leases_and_the_messages_go_back() {
     assert_eq!((sidecar.depth("work").ready, sidecar.depth("work").unacked), (2, 0));
     // The next sidecar hands them out again, uncharged.
     let next = Sidecar::start_over(sidecar.broker.clone(), WORK).await;
-    let again = next.handler(open("work")).await.deliveries(2).await;
+    let again = next.handler(open("work")).await.handle(2).await;
     assert!(again.iter().all(|delivery| delivery.attempt == 1 && delivery.redelivered), "{again:?}");
 }
 

@@ -87,7 +87,7 @@ async fn all_that_a_lost_handler_held_goes_to_another_uncharged() {
     link.cut();
 
     assert!(lost.end().await.is_err(), "cut");
-    let again = sidecar.handler(open("work")).await.deliveries(5).await;
+    let again = sidecar.handler(open("work")).await.handle(5).await;
     assert_eq!(seen(&again), all_again(5));
 }
 
@@ -106,7 +106,7 @@ async fn what_a_lost_handler_had_settled_stays_settled() {
 
     link.cut();
 
-    let again = sidecar.handler(open("work")).await.deliveries(5).await;
+    let again = sidecar.handler(open("work")).await.handle(5).await;
     let left: Vec<String> = seen(&again).into_iter().map(|(number, _, _)| number).collect();
     assert_eq!(left, ["1", "3", "5", "7", "9"]);
 }

@@ -15,7 +15,7 @@ use tonic_prost::{ProstCodec, ProstDecoder};
 
 use super::sidecar::channel;
 use super::within;
-use super::words::{settle, window};
+use super::words::{ack, settle, window};
 
 /// Frames of ours that wait for the transport.
 const FRAMES_MAX: usize = 256;
@@ -163,6 +163,17 @@ impl Handler {
         let what = format!("{count} deliveries");
         self.wait(&what, |handler| (handler.deliveries.len() >= count).then_some(())).await;
         self.deliveries.drain(..count).collect()
+    }
+
+    /// Acks each as it comes: suspects come alone and then in groups that double.
+    pub(crate) async fn handle(&mut self, count: usize) -> Vec<v1::Delivery> {
+        let mut handled = Vec::with_capacity(count);
+        while handled.len() < count {
+            let delivery = self.delivery().await;
+            self.say(settle([delivery.id], ack())).await;
+            handled.push(delivery);
+        }
+        handled
     }
 
     pub(crate) async fn result(&mut self) -> Told {
