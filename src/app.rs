@@ -19,7 +19,7 @@ use crate::config::{Backend, Settings, ShutdownSettings};
 use crate::domain::delivery_id::{ClockTooEarly, DeliveryIds};
 use crate::domain::readiness::{Mode, Readiness};
 use crate::grpc::{self, DataPlane, HealthSwitch, ServeError};
-use crate::runtime::{Failure, Phase, PhaseWatch, Phases, TaskKind, Tasks, until_panic};
+use crate::runtime::{Failure, Phase, PhaseWatch, Phases, TaskKind, Tasks, unix_ms, until_panic};
 use crate::telemetry::metrics;
 
 mod backend;
@@ -364,6 +364,7 @@ fn bridge_settings(settings: &Settings, broker: Arc<dyn Broker>, ids: Arc<Mutex<
         topology: settings.topology,
         namespace: settings.namespace.clone(),
         by: format!("{} {}", settings.instance, env!("CARGO_PKG_VERSION")),
+        now_ms: unix_ms,
         subscriptions: settings.subscriptions.clone(),
         reconnect,
         close_within: CLOSE_WITHIN,

@@ -56,6 +56,8 @@ pub struct BridgeSettings {
     pub namespace: String,
     /// This sidecar and its version, for dead letters.
     pub by: String,
+    /// The wall clock, in milliseconds since 1970.
+    pub now_ms: fn() -> u64,
     /// Configured subscriptions.
     pub subscriptions: Vec<Subscription>,
     /// Shortest and longest wait between two connects.
@@ -97,6 +99,7 @@ impl Bridge {
             copies,
             namespace: settings.namespace,
             by: settings.by,
+            now_ms: settings.now_ms,
             topology: settings.topology,
             shared: Arc::clone(&shared),
             objects: objects.clone(),

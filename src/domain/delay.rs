@@ -26,6 +26,11 @@ impl Slot {
         Self::all().find(|slot| slot.ttl_ms >= wanted_ms)
     }
 
+    /// The longest slot that is not longer than the delay; the shortest one for less than that.
+    pub fn at_most(delay: Duration) -> Self {
+        Self::all().take_while(|slot| slot.ttl() <= delay).last().unwrap_or_else(Self::shortest)
+    }
+
     /// Every slot, the shortest first.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..SLOTS).map(Self::number)
@@ -112,6 +117,39 @@ impl Slot {
     }
 }
 
+/// One wait: in this slot, and again where that is not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Where the copy waits now.
+    pub slot: Slot,
+    /// The message is handed to nobody before this, in milliseconds since 1970; `None` = the slot is enough.
+    pub not_before_ms: Option<u64>,
+}
+
+impl Wait {
+    /// In one slot.
+    pub fn once(slot: Slot) -> Self {
+        Self { slot, not_before_ms: None }
+    }
+
+    /// Never shorter than this: what is longer than the longest slot takes several, one after the other.
+    pub fn at_least(delay: Duration, now_ms: u64) -> Self {
+        if let Some(slot) = Slot::at_least(delay) {
+            return Self::once(slot);
+        }
+        let delay_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Self { slot: Slot::at_most(delay), not_before_ms: Some(now_ms.saturating_add(delay_ms)) }
+    }
+
+    /// The next wait of a message that came home before its time; `None` = the time has come.
+    pub fn rest(not_before_ms: u64, now_ms: u64) -> Option<Self> {
+        let rest = not_before_ms.checked_sub(now_ms).filter(|rest| *rest > 0)?;
+        let slot = Slot::at_least(Duration::from_millis(rest)).unwrap_or_else(Slot::longest);
+        // Kept also for the last wait: the clocks of the broker and of this machine need not agree.
+        Some(Self { slot, not_before_ms: Some(not_before_ms) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -130,6 +168,24 @@ mod tests {
         assert_eq!(Slot::at_least(Duration::ZERO).unwrap().ttl(), Duration::from_millis(100));
         assert_eq!(Slot::at_least(Slot::longest().ttl()), Some(Slot::longest()));
         assert_eq!(Slot::at_least(Slot::longest().ttl() + Duration::from_nanos(1)), None);
+    }
+
+    #[test]
+    fn a_month_is_waited_for_in_many_slots_and_never_cut_short() {
+        let month = Duration::from_hours(30 * 24);
+        let (mut now_ms, mut hops) = (1_000, 1);
+        let first = Wait::at_least(month, now_ms);
+        assert_eq!(first.slot, Slot::longest());
+        let not_before_ms = first.not_before_ms.unwrap();
+        now_ms += u64::try_from(first.slot.ttl().as_millis()).unwrap();
+        while let Some(wait) = Wait::rest(not_before_ms, now_ms) {
+            now_ms += u64::try_from(wait.slot.ttl().as_millis()).unwrap();
+            hops += 1;
+        }
+        let waited = Duration::from_millis(now_ms - 1_000);
+        assert!(waited >= month && waited < month + Duration::from_hours(6), "{waited:?}");
+        assert!(hops <= 26, "{hops} hops");
+        assert_eq!(Wait::rest(5, 5), None);
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::delay::Slot;
+use super::delay::{Slot, Wait};
 use super::failure::{Failure, FailureKind};
 use super::message::{Message, PERSISTENT, Value};
 use super::name::{ExchangeName, QueueName};
@@ -64,8 +64,8 @@ impl DeadLetterCause {
 /// What a failed attempt leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Wait in this slot, then try again.
-    Retry(Slot),
+    /// Wait, then try again.
+    Retry(Wait),
     /// Give the message up.
     DeadLetter(DeadLetterCause),
 }
@@ -81,12 +81,13 @@ pub struct Failed<'a> {
     pub delay: Option<Duration>,
     /// What is left of the message's life time now, in milliseconds.
     pub remaining_ms: Option<u64>,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// Retry or give up; total over everything that can have happened.
 ///
-/// A handler's own delay is never early: the slot is rounded up, and nothing of it is drawn. Delays above the longest slot
-/// are refused where verdicts are parsed, so they cannot come here; if one did, the longest slot would serve it.
+/// A handler's own delay is never early: the slot is rounded up, and nothing of it is drawn.
 pub fn decide(settings: &RetrySettings, failed: &Failed<'_>, draw: Draw) -> Decision {
     let failures = failed.record.failures.saturating_add(1);
     let crashes = failed.record.crashes.unwrap_or_default().saturating_add(1);
@@ -99,16 +100,26 @@ pub fn decide(settings: &RetrySettings, failed: &Failed<'_>, draw: Draw) -> Deci
     if is_last {
         return Decision::DeadLetter(cause);
     }
-    let slot = match (failed.kind, failed.delay) {
+    let wait = match (failed.kind, failed.delay) {
         // What takes handlers down goes alone anyway, one at a time: to wait longer would help nobody.
-        (FailureKind::Crash, _) => Slot::shortest(),
-        (_, Some(asked)) => Slot::at_least(asked).unwrap_or_else(Slot::longest),
-        (_, None) => retry::slot(settings, failures, draw),
+        (FailureKind::Crash, _) => Wait::once(Slot::shortest()),
+        (_, Some(asked)) => Wait::at_least(asked, failed.now_ms),
+        (_, None) => Wait::once(retry::slot(settings, failures, draw)),
     };
-    match failed.remaining_ms {
-        Some(left) if Duration::from_millis(left) <= slot.ttl() => Decision::DeadLetter(DeadLetterCause::Expired),
-        Some(_) | None => Decision::Retry(slot),
+    if ends_in(wait, failed.remaining_ms, failed.now_ms) {
+        return Decision::DeadLetter(DeadLetterCause::Expired);
     }
+    Decision::Retry(wait)
+}
+
+/// True if the life time of a message would end before its wait does.
+pub fn ends_in(wait: Wait, remaining_ms: Option<u64>, now_ms: u64) -> bool {
+    let whole_ms = wait.not_before_ms.map_or(0, |time| time.saturating_sub(now_ms)).max(millis(wait.slot.ttl()));
+    remaining_ms.is_some_and(|left| left <= whole_ms)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What every copy is made of.
@@ -127,18 +138,26 @@ pub struct Source<'a> {
 }
 
 /// The copy that waits in a slot and then comes home.
-pub fn retry_copy(
+pub fn retry_copy(source: &Source<'_>, failure: Failure, remaining_ms: Option<u64>, wait: (Wait, &str)) -> Message {
+    waiting_copy(source, failed_record(source, failure), remaining_ms, wait)
+}
+
+/// The copy that waits once more because its time has not come; no attempt was made.
+pub fn delay_copy(source: &Source<'_>, remaining_ms: Option<u64>, wait: (Wait, &str)) -> Message {
+    waiting_copy(source, seen_record(source), remaining_ms, wait)
+}
+
+fn waiting_copy(
     source: &Source<'_>,
-    failure: Failure,
+    mut record: Record,
     remaining_ms: Option<u64>,
-    (slot, namespace): (Slot, &str),
+    (wait, namespace): (Wait, &str),
 ) -> Message {
-    let mut record = failed_record(source, failure);
-    let slot_ms = u64::try_from(slot.ttl().as_millis()).unwrap_or(u64::MAX);
+    record.not_before_ms = wait.not_before_ms;
     if let Some(first) = &mut record.origin {
-        first.remaining_ms = remaining_ms.map(|left| left.saturating_sub(slot_ms));
+        first.remaining_ms = remaining_ms.map(|left| left.saturating_sub(millis(wait.slot.ttl())));
     }
-    copy(source, &record, slot.exchange(namespace))
+    copy(source, &record, wait.slot.exchange(namespace))
 }
 
 /// A give-back so close to the queue's own limit is a copy: the margin is for requeues that nobody could turn into one.
@@ -210,6 +229,7 @@ fn seen_record(source: &Source<'_>) -> Record {
 
 fn failed_record(source: &Source<'_>, failure: Failure) -> Record {
     let mut record = seen_record(source);
+    record.not_before_ms = None;
     match failure.kind {
         FailureKind::Crash => *record.crashes.get_or_insert(0) += 1,
         FailureKind::Retry | FailureKind::DeadLetter => {
@@ -242,157 +262,4 @@ fn copy(source: &Source<'_>, record: &Record, exchange: ExchangeName) -> Message
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::domain::message::Properties;
-    use crate::domain::subscription::OwnLetters;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    const DRAW: Draw = Draw { spread: 0.5, pick: 0.5 };
-
-    fn settings() -> RetrySettings {
-        RetrySettings { max_attempts: 3, jitter: 0.0, ..RetrySettings::default() }
-    }
-
-    fn failed(record: &Record, kind: FailureKind) -> Failed<'_> {
-        Failed { record, kind, delay: None, remaining_ms: None }
-    }
-
-    #[test]
-    fn retries_stop_at_the_ceiling() {
-        let record = |failures| Record { failures, ..Record::default() };
-        let retry = |delay| Decision::Retry(Slot::at_least(delay).unwrap());
-        for (failures, kind, expected) in [
-            (0, FailureKind::Retry, retry(SECOND)),
-            (1, FailureKind::Timeout, retry(SECOND * 2)),
-            (2, FailureKind::Retry, Decision::DeadLetter(DeadLetterCause::MaxAttempts)),
-            (2, FailureKind::Timeout, Decision::DeadLetter(DeadLetterCause::SettleTimeout)),
-            (u32::MAX, FailureKind::Retry, Decision::DeadLetter(DeadLetterCause::MaxAttempts)),
-            (0, FailureKind::DeadLetter, Decision::DeadLetter(DeadLetterCause::RejectedByHandler)),
-        ] {
-            assert_eq!(decide(&settings(), &failed(&record(failures), kind), DRAW), expected, "{failures} {kind:?}");
-        }
-    }
-
-    #[test]
-    fn a_handlers_own_delay_is_never_early() {
-        let record = Record::default();
-        let asked = Duration::from_millis(5_001);
-        let failed = Failed { delay: Some(asked), ..failed(&record, FailureKind::Retry) };
-        let decision = decide(&RetrySettings::default(), &failed, Draw { spread: 0.0, pick: 0.999 });
-        let Decision::Retry(slot) = decision else { panic!("{decision:?}") };
-        assert!(slot.ttl() >= asked);
-    }
-
-    #[test]
-    fn a_message_that_would_expire_while_waiting_is_given_up() {
-        let record = Record::default();
-        let dying = Failed { remaining_ms: Some(900), ..failed(&record, FailureKind::Retry) };
-        assert_eq!(decide(&settings(), &dying, DRAW), Decision::DeadLetter(DeadLetterCause::Expired));
-    }
-
-    fn message() -> Message {
-        Message {
-            exchange: ExchangeName::from_broker("angzarr.events"),
-            routing_key: "hand.CardsDealt".to_owned(),
-            properties: Properties {
-                user_id: Some("app".to_owned()),
-                expiration: Some("90000".to_owned()),
-                ..Properties::default()
-            },
-            body: Bytes::from_static(b"cards"),
-        }
-    }
-
-    fn failure() -> Failure {
-        Failure {
-            kind: FailureKind::Retry,
-            reason: "BUSY".to_owned(),
-            description: String::new(),
-            handler: "h1".to_owned(),
-            attempt: 1,
-            time_ms: 7,
-        }
-    }
-
-    #[test]
-    fn a_copy_comes_home_as_attempt_two_with_less_time_to_live() {
-        let (message, record, queue) = (message(), Record::default(), QueueName::parse("hand-saga").unwrap());
-        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
-        let slot = Slot::at_least(SECOND).unwrap();
-
-        let mut copy = retry_copy(&source, failure(), Some(80_000), (slot, "sidebus"));
-
-        assert_eq!(copy.exchange, slot.exchange("sidebus"));
-        assert_eq!(copy.properties.delivery_mode, Some(PERSISTENT));
-        assert_eq!(copy.properties.message_id.as_deref(), Some("fresh"));
-        assert_eq!((&copy.properties.user_id, &copy.properties.expiration), (&None, &None));
-        copy.exchange = ExchangeName::nameless();
-        let seen = record::read(copy, &queue);
-        assert_eq!(seen.record.attempt(), 2);
-        assert_eq!(seen.record.remaining_ms(&seen.message), Some(80_000 - 1_131));
-        let expected =
-            Message { properties: Properties { delivery_mode: Some(PERSISTENT), ..message.properties }, ..message };
-        assert_eq!(seen.message, expected);
-    }
-
-    #[test]
-    fn a_guard_copy_comes_home_as_the_same_attempt() {
-        let (message, queue) = (message(), QueueName::parse("hand-saga").unwrap());
-        let record = Record { failures: 2, ..Record::default() };
-        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
-
-        let copy = guard_copy(&source, Some(80_000), false);
-
-        assert!(copy.exchange.is_nameless());
-        assert_eq!(copy.properties.expiration.as_deref(), Some("80000"));
-        let seen = record::read(copy, &queue);
-        assert_eq!(seen.record.attempt(), 3);
-        assert_eq!(seen.message.routing_key, message.routing_key);
-        assert_eq!(seen.message.properties.expiration, message.properties.expiration);
-    }
-
-    #[test]
-    fn a_letter_says_why_who_and_when() {
-        let (message, record, queue) = (message(), Record::default(), QueueName::parse("hand-saga").unwrap());
-        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
-        let target = DeadLetterSettings::shared(
-            ExchangeName::parse("angzarr.dlx").unwrap(),
-            QueueName::parse("angzarr.dlq").unwrap(),
-        );
-        let verdict = Verdict { cause: DeadLetterCause::RejectedByHandler, letter_id: "l-1", by: "pod-1 0.1.0" };
-
-        let letter = dead_letter(&source, Some(failure()), &target, &verdict);
-
-        assert_eq!((letter.exchange.as_str(), letter.routing_key.as_str()), ("angzarr.dlx", "hand-saga"));
-        let text = |name: &str| letter.properties.headers.get(name).and_then(Value::as_text);
-        assert_eq!(text("x-sidebus-dlq-cause"), Some("REJECTED_BY_HANDLER"));
-        assert_eq!(text("x-sidebus-dlq-reason"), Some("BUSY"));
-        assert_eq!(text("x-sidebus-dlq-by"), Some("pod-1 0.1.0"));
-        assert_eq!(letter.properties.headers.get("x-sidebus-attempt"), Some(&Value::Int64(1)));
-    }
-
-    #[test]
-    fn a_letter_that_no_handler_saw_counts_no_attempt_and_goes_where_the_scope_says() {
-        let (message, record, queue) = (message(), Record::default(), QueueName::parse("hand-saga").unwrap());
-        let source = Source { message: &message, record: &record, queue: &queue, now_ms: 7, fresh_id: "fresh" };
-        let mut target = DeadLetterSettings::shared(
-            ExchangeName::parse("angzarr.dlx").unwrap(),
-            QueueName::parse("angzarr.dlq").unwrap(),
-        );
-        let own = QueueName::parse("hand-saga.dlq").unwrap();
-        target.own = Some(OwnLetters { queue: own, archive: None });
-        let verdict = Verdict { cause: DeadLetterCause::MessageTooLarge, letter_id: "l-1", by: "pod-1 0.1.0" };
-
-        let letter = dead_letter(&source, None, &target, &verdict);
-
-        assert_eq!((letter.exchange.as_str(), letter.routing_key.as_str()), ("", "hand-saga.dlq"));
-        let text = |name: &str| letter.properties.headers.get(name).and_then(Value::as_text);
-        assert_eq!((text("x-sidebus-dlq-cause"), text("x-sidebus-dlq-reason")), (Some("MESSAGE_TOO_LARGE"), Some("")));
-        assert_eq!(letter.properties.headers.get("x-sidebus-attempt"), Some(&Value::Int64(0)));
-        assert!(letter.properties.headers.contains_key("x-sidebus-origin"));
-    }
-}
+mod tests;

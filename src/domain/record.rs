@@ -16,6 +16,8 @@ const ORIGIN: &str = "x-sidebus-origin";
 const HISTORY: &str = "x-sidebus-history";
 /// Failures that no longer fit into the history.
 const DROPPED: &str = "x-sidebus-history-dropped";
+/// A longer delay than the longest slot ends then.
+const NOT_BEFORE: &str = "x-sidebus-not-before";
 /// Version of this format.
 const VERSION: &str = "x-sidebus-v";
 /// Headers under our prefix that belong to the publisher and always pass.
@@ -50,6 +52,8 @@ pub struct Record {
     pub history: Vec<Failure>,
     /// Failures that no longer fit.
     pub dropped: u32,
+    /// Before this no handler gets it, in milliseconds since 1970.
+    pub not_before_ms: Option<u64>,
 }
 
 /// What attempt 1 showed, as far as a copy cannot show it by itself.
@@ -133,6 +137,7 @@ pub fn read(mut message: Message, queue: &QueueName) -> Seen {
         origin: ours.get(ORIGIN).and_then(Value::as_table).and_then(read_origin),
         history: ours.get(HISTORY).map(read_history).unwrap_or_default(),
         dropped: count(&ours, DROPPED),
+        not_before_ms: number(&ours, NOT_BEFORE),
     };
     restore(&mut message, record.origin.as_ref());
     Seen { message, record, distrusted_headers: 0, delivery_count }
@@ -155,6 +160,10 @@ pub fn copy_headers(message: &Message, record: &Record) -> Headers {
     headers.insert(ATTEMPT.to_owned(), Value::Int64(i64::from(record.failures)));
     if let Some(crashes) = record.crashes {
         headers.insert(CRASH.to_owned(), Value::Int64(i64::from(crashes)));
+    }
+    if let Some(time) = record.not_before_ms {
+        // In milliseconds: AMQP's own time has seconds only, and nothing may be early.
+        headers.insert(NOT_BEFORE.to_owned(), integer(time));
     }
     if let Some(first) = &record.origin {
         headers.insert(ORIGIN.to_owned(), Value::Table(write_origin(first)));

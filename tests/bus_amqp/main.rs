@@ -10,6 +10,7 @@ mod declaring;
 mod e2e_adopting;
 mod e2e_bindings;
 mod e2e_commands;
+mod e2e_crashes;
 mod e2e_example;
 mod e2e_faults;
 mod e2e_handlers;

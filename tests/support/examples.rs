@@ -19,11 +19,20 @@ fn number(line: &str) -> usize {
 
 /// A Python program of the examples, with its stubs.
 pub(crate) fn python(program: &str, arguments: &[&str], endpoint: &str) -> Process {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python");
-    let interpreter = folder.join(".venv/bin/python");
+    run_python("examples/python", program, arguments, endpoint)
+}
+
+/// A handler in Python that dies of some messages.
+pub(crate) fn mortal(subscription: &str, hold: usize, endpoint: &str) -> Process {
+    run_python("tests/handlers", "mortal.py", &[subscription, &hold.to_string()], endpoint)
+}
+
+fn run_python(folder: &str, program: &str, arguments: &[&str], endpoint: &str) -> Process {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let interpreter = root.join("examples/python/.venv/bin/python");
     assert!(interpreter.exists(), "no Python with the generated stubs: run scripts/setup.sh");
     let mut command = Command::new(interpreter);
-    command.arg(folder.join(program)).args(arguments);
+    command.arg(root.join(folder).join(program)).args(arguments);
     Process::start(program, command, &[("SIDEBUS_ENDPOINT", endpoint)])
 }
 

@@ -47,6 +47,7 @@ fn settings() -> BridgeSettings {
         topology: TopologyMode::Create,
         namespace: "sidebus".to_owned(),
         by: "test 0".to_owned(),
+        now_ms: unix_ms,
         subscriptions: vec![subscription(&dead_letter)],
         reconnect: (Duration::from_millis(200), Duration::from_secs(10)),
         close_within: Duration::from_secs(2),

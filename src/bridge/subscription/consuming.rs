@@ -82,6 +82,8 @@ impl Pump {
             let load = Load { receipt, seen: Arc::new(seen), redelivered, size, suspicion, arrived: now, handed: now };
             if size.encoded > self.subscription.delivery.message_bytes_max {
                 self.too_large(load);
+            } else if let Some(wait) = self.rest(&load) {
+                self.wait_on(load, wait);
             } else {
                 self.ledger.arrive(now.into_std(), load, size, suspicion);
             }

@@ -36,6 +36,8 @@ pub(super) const ALARM_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) enum Purpose {
     /// Another attempt after this one.
     Retry { attempt: u32 },
+    /// Its time has not come.
+    Wait,
     /// The end.
     DeadLetter(DeadLetterCause),
     /// A give-back that the queue does not count.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::failing::FailedAttempt;
 use super::pump::{Load, Pump};
 use super::settling::Source;
-use super::verdicts::FailedAttempt;
 use crate::broker::Proof;
 use crate::domain::failure::FailureKind;
 use crate::domain::late_acks::{Print, Prints};

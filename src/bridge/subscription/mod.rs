@@ -24,6 +24,7 @@ use crate::telemetry::metrics::CappedLabel;
 mod consuming;
 mod copies;
 mod crashes;
+mod failing;
 mod intake;
 mod late;
 mod pump;
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub namespace: String,
     /// This sidecar and its version, for dead letters.
     pub by: String,
+    /// The wall clock, in milliseconds since 1970: for what messages carry, and for delays beyond the longest slot.
+    pub now_ms: fn() -> u64,
     /// Whether missing objects are declared.
     pub topology: TopologyMode,
     /// What all subscriptions share on the broker.

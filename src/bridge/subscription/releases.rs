@@ -17,7 +17,7 @@ use crate::domain::ledger::{DeliveryId, Outcome, Suspicion};
 use crate::domain::message::Value;
 use crate::domain::subscription::DELIVERY_LIMIT_DEFAULT;
 use crate::domain::verdict::VerdictKind;
-use crate::runtime::{Phase, unix_ms};
+use crate::runtime::Phase;
 
 /// A release is held so long; twice as long for each time that the queue has counted, up to the longest.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -88,10 +88,9 @@ impl Pump {
             return self.settling.push(Job { receipt, settlement, proof, note });
         }
         let (message, record) = (&load.seen.message, &load.seen.record);
-        let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
+        let remaining_ms = load.remaining_ms();
         let (queue, fresh_id) = (&self.subscription.queue.name, Uuid::now_v7().to_string());
-        let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
+        let source = giving_up::Source { message, record, queue, now_ms: (self.context.now_ms)(), fresh_id: &fresh_id };
         let copy = giving_up::guard_copy(&source, remaining_ms, load.suspicion != Suspicion::None);
         // Not remembered as done: the copy is the same message in everything, and would be taken for its original.
         self.copy(load, (copy, Purpose::Guard), self.own_repair(), (proof, note));

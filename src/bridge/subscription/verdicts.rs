@@ -1,41 +1,26 @@
 //! Verdicts, deadlines and what follows from them: acks, gives-back, copies, results.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd, VerdictResult};
 use super::copies::{self, Copy, CopyEnd, Fate, Means, Purpose, Repair};
+use super::failing::FailedAttempt;
 use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use super::{Results, Said};
 use crate::broker::{Proof, Settled, Settlement};
-use crate::domain::delay::Slot;
-use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::giving_up::{self, DeadLetterCause, Decision, Failed};
+use crate::domain::failure::FailureKind;
+use crate::domain::giving_up;
 use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcome, StreamId};
 use crate::domain::message::Message;
-use crate::domain::retry::Draw;
 use crate::domain::verdict::{Verdict, VerdictKind};
-use crate::runtime::unix_ms;
 
 /// Unknown ids in a minute that end a stream.
 const NONSENSE_MAX: u32 = 100;
-
-/// A failed attempt on its way to a copy.
-pub(super) struct FailedAttempt {
-    pub kind: FailureKind,
-    pub reason: String,
-    pub description: String,
-    pub handler: String,
-    pub delay: Option<Duration>,
-    pub source: Source,
-    pub proof: Proof,
-}
 
 impl Pump {
     pub(super) fn said(&mut self, stream: StreamId, said: Said) {
@@ -47,11 +32,6 @@ impl Pump {
         for (ids, verdict) in said.verdicts {
             for id in ids {
                 match &verdict {
-                    Ok(verdict) if is_too_late(verdict) => {
-                        let problem =
-                            format!("a delay beyond {} s is not in this release", Slot::longest().ttl().as_secs());
-                        self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(&problem));
-                    }
                     Ok(verdict) => self.verdict(stream, id, verdict),
                     Err(problem) => self.answer(stream, VerdictResult::new(id, Outcome::Invalid).because(problem)),
                 }
@@ -189,68 +169,6 @@ impl Pump {
         }
     }
 
-    /// A failed attempt: the copy that follows from it is stored first, and then the original is acked.
-    pub(super) fn fail(&mut self, id: Option<DeliveryId>, load: Load, attempt: FailedAttempt) {
-        let now_ms = unix_ms();
-        let (message, record) = (&load.seen.message, &load.seen.record);
-        let held_ms = u64::try_from(load.arrived.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let remaining_ms = record.remaining_ms(message).map(|left| left.saturating_sub(held_ms));
-        let failed = Failed { record, kind: attempt.kind, delay: attempt.delay, remaining_ms };
-        let decision = giving_up::decide(&self.subscription.retry, &failed, draw());
-        let number = record.attempt();
-        let failure = Failure {
-            kind: attempt.kind,
-            reason: attempt.reason,
-            description: attempt.description,
-            handler: attempt.handler,
-            attempt: number,
-            time_ms: now_ms,
-        };
-        let fresh_id = Uuid::now_v7().to_string();
-        let queue = &self.subscription.queue.name;
-        let source = giving_up::Source { message, record, queue, now_ms, fresh_id: &fresh_id };
-        let (copy, purpose, repair, outcome) = match decision {
-            Decision::Retry(slot) => {
-                let copy = giving_up::retry_copy(&source, failure, remaining_ms, (slot, &self.context.namespace));
-                let slot = slot.plan(&self.context.namespace);
-                let repair = slot.map_or_else(|_| self.own_repair(), |plan| Repair::Slot(Arc::new(plan)));
-                (copy, Purpose::Retry { attempt: number }, repair, Outcome::RetryScheduled)
-            }
-            Decision::DeadLetter(cause) => {
-                let letter_id = Uuid::now_v7().to_string();
-                let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
-                let letter = giving_up::dead_letter(&source, Some(failure), &self.subscription.dead_letter, &verdict);
-                (letter, Purpose::DeadLetter(cause), self.own_repair(), Outcome::DeadLettered)
-            }
-        };
-        let verdict = match attempt.kind {
-            FailureKind::DeadLetter => VerdictKind::DeadLetter,
-            FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
-        };
-        let done = Some(Arc::clone(&load.seen));
-        let note = Note { id, verdict, outcome, source: attempt.source, done };
-        self.copy(load, (copy, purpose), repair, (attempt.proof, note));
-    }
-
-    /// A delivery that no handler shall see: a dead letter at once, and no attempt is counted.
-    pub(super) fn too_large(&mut self, load: Load) {
-        let (cause, letter_id, fresh_id) =
-            (DeadLetterCause::MessageTooLarge, Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
-        let (message, record, queue) = (&load.seen.message, &load.seen.record, &self.subscription.queue.name);
-        warn!(
-            subscription = %self.subscription.name, bytes = load.size.encoded,
-            limit = self.subscription.delivery.message_bytes_max,
-            "a message is larger than max_message_bytes and becomes a dead letter"
-        );
-        let source = giving_up::Source { message, record, queue, now_ms: unix_ms(), fresh_id: &fresh_id };
-        let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
-        let letter = giving_up::dead_letter(&source, None, &self.subscription.dead_letter, &verdict);
-        let (kind, outcome) = (VerdictKind::DeadLetter, Outcome::DeadLettered);
-        let done = Some(Arc::clone(&load.seen));
-        let note = Note { id: None, verdict: kind, outcome, source: Source::Sidecar, done };
-        self.copy(load, (letter, Purpose::DeadLetter(cause)), self.own_repair(), (Proof::Written, note));
-    }
-
     /// The place of a letter or of a copy to the own queue is made by what the subscription wants then.
     pub(super) fn own_repair(&self) -> Repair {
         Repair::Own(PlanOf::Subscription(self.subscription.name.clone()), self.wish.clone())
@@ -269,7 +187,7 @@ impl Pump {
         let until = limit.max(Instant::now() + LEASE_MARGIN / 2);
         let when_full = match purpose {
             Purpose::DeadLetter(_) => self.subscription.dead_letter.when_full().cloned(),
-            Purpose::Retry { .. } | Purpose::Guard => None,
+            Purpose::Retry { .. } | Purpose::Wait | Purpose::Guard => None,
         };
         let copy = Copy { message, purpose, when_full, repair, receipt: load.receipt, proof, until, note };
         let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
@@ -293,6 +211,7 @@ impl Pump {
                 self.metrics.retried(attempt);
                 debug!(subscription = %self.subscription.name, attempt, slot = %copy.message.exchange, "retry scheduled");
             }
+            Purpose::Wait => {}
             Purpose::Guard => debug!(subscription = %self.subscription.name, "given back by a copy"),
             Purpose::DeadLetter(cause) => {
                 self.metrics.dead_lettered(cause.label());
@@ -368,17 +287,6 @@ impl Pump {
             self.end(stream, StreamEnd::SlowReader);
         }
     }
-}
-
-/// Chance for one retry: where in its span the delay lies, and which of two slots serves it.
-fn draw() -> Draw {
-    Draw { spread: fastrand::f64(), pick: fastrand::f64() }
-}
-
-/// A delay that no slot can hold: served by a shorter one it would be early.
-fn is_too_late(verdict: &Verdict) -> bool {
-    let Verdict::Retry { delay: Some(delay), .. } = verdict else { return false };
-    Slot::at_least(*delay).is_none()
 }
 
 fn refused_label(outcome: Outcome) -> &'static str {

@@ -79,6 +79,14 @@ pub(super) async fn broker_with(steps: Vec<Step>) -> MemoryBroker {
     broker
 }
 
+/// The wall clock of a test goes with the paused one.
+fn now_ms() -> u64 {
+    thread_local! {
+        static BEGUN: (tokio::time::Instant, u64) = (tokio::time::Instant::now(), unix_ms());
+    }
+    BEGUN.with(|(begun, at)| at + u64::try_from(begun.elapsed().as_millis()).unwrap())
+}
+
 impl Bench {
     /// A bridge with the subscription `work`, bound to everything.
     pub(super) fn start() -> Self {
@@ -101,6 +109,7 @@ impl Bench {
             topology: TopologyMode::Create,
             namespace: "sidebus".to_owned(),
             by: "test 0".to_owned(),
+            now_ms,
             subscriptions,
             reconnect: (Duration::from_millis(200), Duration::from_secs(10)),
             close_within: Duration::from_secs(2),

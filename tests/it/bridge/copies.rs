@@ -161,15 +161,3 @@ async fn a_passed_deadline_is_a_failed_attempt() {
     assert_eq!(again[0].seen.record.attempt(), 2);
     assert_eq!(again[0].seen.record.history[0].kind, sidebus::domain::failure::FailureKind::Timeout);
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_delay_that_no_slot_can_hold_is_refused_and_the_lease_stays() {
-    let bench = Bench::start();
-    bench.publish(&["a"]).await;
-    let mut handler = bench.join(10).await;
-    let got = handler.receive(1).await;
-    handler.say(&ids(&got), retry(Some(Duration::from_hours(48)))).await;
-    assert_eq!(outcome_of(&mut handler).await, Outcome::Invalid);
-    handler.ack(&ids(&got)).await;
-    assert_eq!(outcome_of(&mut handler).await, Outcome::Acked);
-}

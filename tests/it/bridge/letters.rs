@@ -158,3 +158,36 @@ async fn the_waits_between_attempts_grow_as_the_policy_says() {
         assert!(waited >= planned && waited <= planned.mul_f64(1.2) + Duration::from_millis(100), "{waited:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_beyond_the_longest_slot_waits_on_without_a_handler_and_is_never_early() {
+    const HOURS: u64 = 48;
+    let bench = start(subscription("work", "#"));
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    let begun = tokio::time::Instant::now();
+    let delay = Some(Duration::from_hours(HOURS));
+    handler.say(&ids(&got), Verdict::Retry { delay, reason: "NIGHT".to_owned(), description: String::new() }).await;
+    let told = handler.find(|frame| frame.results.first().map(|result| result.outcome)).await;
+    assert_eq!(told, Outcome::RetryScheduled);
+    for _ in 1..HOURS {
+        tokio::time::advance(Duration::from_hours(1)).await;
+        bench.depth_becomes("work", 0, 0).await;
+        assert!(handler.has_nothing_more());
+    }
+    tokio::time::advance(Duration::from_hours(1)).await;
+    // The last slots are at most a fifth longer than what is left.
+    let again = loop {
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), handler.next()).await;
+        if let Some(again) = handler.take().pop() {
+            break again;
+        }
+    };
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_hours(HOURS) && waited < Duration::from_hours(HOURS + 4), "{waited:?}");
+    assert_eq!((again.seen.record.attempt(), again.seen.record.history.len()), (2, 1));
+    handler.ack(&[again.id]).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
