@@ -118,11 +118,11 @@ pub trait Arrivals: fmt::Debug + Send {
     /// The session or the channel is gone.
     fn set_prefetch(&mut self, prefetch: Prefetch) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// Stops arrivals. Receipts stay good; what had arrived and was never taken is given back.
+    /// Stops arrivals. Receipts stay good; what had arrived and was never taken comes out, to be settled like the rest.
     ///
     /// # Errors
     /// The session or the channel is gone.
-    fn cancel(&mut self) -> BoxFuture<'_, Result<(), BrokerError>>;
+    fn cancel(&mut self) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>>;
 }
 
 /// The settling half of a consumer, owned by one task.

@@ -62,14 +62,16 @@ async fn a_changed_prefetch_loses_nothing_and_keeps_the_order() {
 }
 
 #[tokio::test]
-async fn cancel_gives_back_what_nobody_took_and_receipts_stay_good() {
+async fn cancel_hands_out_what_nobody_took_and_receipts_stay_good() {
     let lab = RabbitLab::new().await;
     let (session, queue) = (lab.session().await, lab.queue("work"));
     declare(&*session, &queue).await;
     fill(&*session, queue.as_str(), 10).await;
     let (mut arrivals, mut settler) = session.consume(queue.clone(), options(10)).await.expect("a consumer");
     let taken = take(&mut *arrivals, 4).await;
-    arrivals.cancel().await.expect("a cancel");
+    let untaken = arrivals.cancel().await.expect("a cancel");
+    let back = untaken.into_iter().map(|incoming| (incoming.receipt, Settlement::GiveBack)).collect();
+    settler.settle(back, Proof::Written).await;
     let end = arrivals.next_batch(1).await;
     assert!(matches!(end, Err(BrokerError::ConsumerCancelled { .. })), "{end:?}");
 

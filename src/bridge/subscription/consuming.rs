@@ -53,7 +53,8 @@ impl Pump {
         self.metrics.prefetch.set(f64::from(started.prefetch.get()));
         let channel = (started.session, started.settler.channel());
         self.settling.add(channel, started.settler, started.hold);
-        if let Some(former) = started.former {
+        if let Some((former, untaken)) = started.former {
+            self.arrived(untaken);
             // What handlers hold can still be settled; what nobody holds comes again over the new session.
             self.give_back_waiting();
             self.settling.retire(former);
@@ -105,15 +106,17 @@ impl Pump {
         let Adjusted { arrivals, channel, target, result } = adjusted;
         match (result, target) {
             (Err(error), _) => self.consumer_failed(error),
-            (Ok(()), Some(prefetch)) => {
+            (Ok(_), Some(prefetch)) => {
                 self.metrics.prefetch.set(f64::from(prefetch.get()));
                 self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
                 // The broker counts for each consumer: what the old one was sent does not count against the new one, so
                 // without this every change would add a whole prefetch to what waits here.
                 self.shed();
             }
-            (Ok(()), None) => {
+            (Ok(untaken), None) => {
                 self.metrics.prefetch.set(0.0);
+                // So that they are known to be no suspects when they come again, and count as what they are.
+                self.arrived(untaken);
                 self.intake = Intake::Idle { retry_at: None };
                 self.give_back_waiting();
                 self.settling.retire(channel);

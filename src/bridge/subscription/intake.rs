@@ -28,8 +28,8 @@ pub(super) struct Started {
     pub findings: Findings,
     /// Of the session; kept while something of it is unsettled.
     pub hold: Hold,
-    /// The consumer of the session before, which has been cancelled.
-    pub former: Option<Channel>,
+    /// The consumer of the session before, which has been cancelled, and what nobody had taken from it.
+    pub former: Option<(Channel, Vec<Incoming>)>,
 }
 
 /// Why a consumer has not begun.
@@ -84,7 +84,8 @@ pub(super) struct Adjusted {
     pub arrivals: Box<dyn Arrivals>,
     pub channel: Channel,
     pub target: Option<Prefetch>,
-    pub result: Result<(), BrokerError>,
+    /// What nobody had taken from a consumer that was cancelled.
+    pub result: Result<Vec<Incoming>, BrokerError>,
 }
 
 /// The states of the consumer.
@@ -169,8 +170,8 @@ impl Intake {
             let former = match former {
                 Some(mut former) => {
                     // An error means that it has ended already.
-                    let _ = former.arrivals.cancel().await;
-                    Some(former.channel)
+                    let untaken = former.arrivals.cancel().await.unwrap_or_default();
+                    Some((former.channel, untaken))
                 }
                 None => None,
             };
@@ -190,7 +191,7 @@ impl Intake {
             Self::Active(Active { mut arrivals, channel, .. }) => {
                 let work = Box::pin(async move {
                     let result = match target {
-                        Some(prefetch) => arrivals.set_prefetch(prefetch).await,
+                        Some(prefetch) => arrivals.set_prefetch(prefetch).await.map(|()| Vec::new()),
                         None => arrivals.cancel().await,
                     };
                     Adjusted { arrivals, channel, target, result }

@@ -14,8 +14,7 @@ use lapin::message::Delivery;
 use super::channel::ConsumeChannel;
 use super::convert::message_in;
 use super::error;
-use super::settler::settle;
-use crate::broker::{Arrivals, BrokerError, Incoming, Prefetch, Proof, Receipt, Settlement};
+use crate::broker::{Arrivals, BrokerError, Incoming, Prefetch, Receipt};
 
 /// Arrivals of one channel.
 pub(super) struct AmqpArrivals {
@@ -120,18 +119,13 @@ impl AmqpArrivals {
         self.waiting.make_contiguous().sort_unstable_by_key(|delivery| delivery.delivery_tag);
     }
 
-    async fn stop(&mut self) -> Result<(), BrokerError> {
-        let Some(tag) = self.active.as_ref().map(Consumer::tag) else { return Ok(()) };
+    async fn stop(&mut self) -> Result<Vec<Incoming>, BrokerError> {
+        let Some(tag) = self.active.as_ref().map(Consumer::tag) else { return Ok(Vec::new()) };
         self.shared.cancel(tag).await?;
         self.gather_all().await;
         self.active = None;
         self.over = Some(self.cancelled());
-        let unread = std::mem::take(&mut self.waiting);
-        let batch: Vec<_> = unread.iter().map(|one| (receipt(&self.shared, one), Settlement::GiveBack)).collect();
-        if !batch.is_empty() {
-            settle(&self.shared, batch, Proof::Written).await;
-        }
-        Ok(())
+        Ok(self.waiting.drain(..).map(|delivery| incoming(&self.shared, delivery)).collect())
     }
 
     fn cancelled(&self) -> BrokerError {
@@ -149,7 +143,7 @@ impl Arrivals for AmqpArrivals {
         self.change(prefetch).boxed()
     }
 
-    fn cancel(&mut self) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn cancel(&mut self) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>> {
         self.stop().boxed()
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn a_lowered_prefetch_bounds_what_comes_next(lab: Arc<dyn Lab>)
     }
 }
 
-pub(super) async fn cancel_keeps_receipts_good_and_gives_back_the_untaken(lab: Arc<dyn Lab>) {
+pub(super) async fn cancel_keeps_receipts_good_and_hands_out_the_untaken(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     for kind in Kind::BOTH {
         let queue = scene.queue("cancelled", kind, &[]).await;
@@ -74,7 +74,9 @@ pub(super) async fn cancel_keeps_receipts_good_and_gives_back_the_untaken(lab: A
         let mut tap = scene.consume(&queue, 6).await;
         let taken = tap.take(2).await;
         let expected: BTreeSet<String> = texts(2..10).into_iter().collect();
-        tap.arrivals.cancel().await.expect("the consumer is cancelled");
+        let untaken = tap.arrivals.cancel().await.expect("the consumer is cancelled");
+        assert!(distinct_bodies(&untaken).is_subset(&expected), "{kind:?}");
+        tap.give_back(untaken).await;
 
         let mut other = scene.consume(&queue, 20).await;
         let rest = other.take(8).await;
@@ -176,7 +178,7 @@ pub(super) async fn an_auto_delete_queue_goes_with_its_last_consumer(lab: Arc<dy
     scene.fill(&name, ["kept while nobody has come"]).await;
     let mut tap = scene.consume(&name, 10).await;
     tap.take(1).await;
-    tap.arrivals.cancel().await.expect("the consumer is cancelled");
+    drop(tap.arrivals.cancel().await.expect("the consumer is cancelled"));
 
     let mut pace = Pace::until("the queue is gone");
     while scene.apply(TopologyMode::Verify, vec![Step::Queue(queue.clone())]).await.is_ok() {

@@ -99,12 +99,16 @@ impl Arrivals for MemoryArrivals {
         })
     }
 
-    fn cancel(&mut self) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn cancel(&mut self) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>> {
         Box::pin(async move {
             let (mut state, now) = self.guard.session.shared.now();
             state.check_session(self.guard.session.key)?;
+            let untaken = match state.take(self.guard.channel, usize::MAX) {
+                Take::Some(batch) => batch,
+                Take::Nothing { .. } | Take::Over(_) => Vec::new(),
+            };
             state.cancel(self.guard.channel, now);
-            Ok(())
+            Ok(untaken.into_iter().map(|given| self.incoming(given)).collect())
         })
     }
 }

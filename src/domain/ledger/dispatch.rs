@@ -57,7 +57,10 @@ impl<L> Ledger<L> {
                 // In their order, or one that needs a stream for itself would see others pass for ever.
                 let is_receivable = self.is_receivable(item.size);
                 kept.push_back(item);
-                if is_receivable { break } else { continue }
+                if is_receivable {
+                    break;
+                }
+                continue;
             };
             let Some(id) = next_id() else {
                 self.suspects.push_front(item);
@@ -74,8 +77,8 @@ impl<L> Ledger<L> {
 
     /// A stream that works on nothing but suspects, and fewer than may go together.
     fn freest(&self, item: &Waiting<L>) -> Option<StreamId> {
-        let takes = |stream: &&Stream| stream.takes(item.size) && stream.takes_suspect(item.suspicion, self.group);
-        let takers = self.streams.iter().filter(|(_, stream)| takes(stream));
+        let is_free = |stream: &Stream| stream.takes(item.size) && stream.takes_suspect(item.suspicion, self.group);
+        let takers = self.streams.iter().filter(|(_, stream)| is_free(stream));
         takers.max_by_key(|(id, stream)| (stream.window.free_share(), std::cmp::Reverse(**id))).map(|(id, _)| *id)
     }
 
@@ -93,8 +96,9 @@ impl<L> Ledger<L> {
             .map(|(id, stream)| (stream.window.messages(), *id))
             .collect();
         others.sort_unstable();
-        let share = ((others.len() + apart.len()) / 2).max(1).saturating_sub(apart.len());
-        apart.extend(others.into_iter().take(share).map(|(_, id)| id));
+        let (all, have) = (others.len() + apart.len(), apart.len());
+        let lacking = (all / 2).max(1).saturating_sub(have);
+        apart.extend(others.into_iter().take(lacking).map(|(_, id)| id));
         apart
     }
 

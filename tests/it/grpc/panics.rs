@@ -122,7 +122,7 @@ impl Arrivals for Trapped<Box<dyn Arrivals>> {
         self.inner.set_prefetch(prefetch)
     }
 
-    fn cancel(&mut self) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn cancel(&mut self) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>> {
         self.inner.cancel()
     }
 }
