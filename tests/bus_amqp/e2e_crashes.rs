@@ -15,7 +15,7 @@ use crate::support::wait::{until, until_within};
 
 /// Lives that a test gives its handlers.
 const LIVES_MAX: usize = 30;
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 
 fn message(body: String) -> v1::Message {
     v1::Message { message_id: String::new(), body: body.into(), ..numbered(0) }
