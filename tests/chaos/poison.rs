@@ -62,12 +62,10 @@ fn text(letter: &Delivery, name: &str) -> String {
 fn history(letter: &Delivery) -> Vec<String> {
     let headers = letter.properties.headers().clone().unwrap_or_default();
     let Some(AMQPValue::FieldArray(failures)) = headers.inner().get("x-sidebus-history") else { panic!("no history") };
-    let kind = |failure: &AMQPValue| match failure {
-        AMQPValue::FieldTable(failure) => match failure.inner().get("kind") {
-            Some(AMQPValue::LongString(kind)) => String::from_utf8_lossy(kind.as_bytes()).into_owned(),
-            other => panic!("a kind that is {other:?}"),
-        },
-        other => panic!("a failure that is {other:?}"),
+    let kind = |failure: &AMQPValue| {
+        let AMQPValue::FieldTable(failure) = failure else { panic!("a failure that is {failure:?}") };
+        let Some(AMQPValue::LongString(kind)) = failure.inner().get("kind") else { panic!("no kind: {failure:?}") };
+        String::from_utf8_lossy(kind.as_bytes()).into_owned()
     };
     failures.as_slice().iter().map(kind).collect()
 }
@@ -180,7 +178,7 @@ fn asked(number: usize) -> Duration {
 #[tokio::test]
 async fn delays_that_handlers_choose_are_never_early_and_little_late() {
     const ALL: usize = 400;
-    const LATE_MAX: Duration = Duration::from_millis(1_000);
+    const LATE_MAX: Duration = Duration::from_secs(1);
     let scene = Scene::new().await;
     let sidecar = scene.sidecar(&scene.work("")).await;
     // The slots are made with their first message.
