@@ -31,6 +31,7 @@ mod e2e_rotation;
 mod e2e_start;
 mod e2e_stopping;
 mod e2e_topology;
+mod fail_points;
 mod inequivalent;
 mod lab;
 mod logins;

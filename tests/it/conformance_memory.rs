@@ -9,7 +9,7 @@ use sidebus::broker::conformance::Lab;
 use sidebus::broker::memory::{MemoryBroker, MemoryOptions};
 use sidebus::domain::name::QueueName;
 
-struct MemoryLab(MemoryBroker);
+pub(crate) struct MemoryLab(pub(crate) MemoryBroker);
 
 impl Lab for MemoryLab {
     fn broker(&self) -> Arc<dyn Broker> {

@@ -15,6 +15,7 @@ mod conformance_memory;
 mod deploy;
 mod documents;
 mod examples;
+mod fail_points;
 mod grpc;
 mod process;
 mod settings;

@@ -3,8 +3,10 @@
 
 pub(crate) mod container;
 pub(crate) mod examples;
+pub(crate) mod fail_points;
 pub(crate) mod handler;
 pub(crate) mod identity;
+pub(crate) mod lives;
 pub(crate) mod management;
 pub(crate) mod mount;
 pub(crate) mod nodes;

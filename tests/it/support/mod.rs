@@ -5,8 +5,12 @@
 use std::time::Duration;
 
 pub(crate) mod errors;
+#[path = "../../support/fail_points.rs"]
+pub(crate) mod fail_points;
 pub(crate) mod handler;
 pub(crate) mod http;
+#[path = "../../support/lives.rs"]
+pub(crate) mod lives;
 pub(crate) mod process;
 #[path = "../../support/proxy.rs"]
 pub(crate) mod proxy;
