@@ -12,7 +12,7 @@ use crate::support::lives;
 
 /// Cases that are drawn beside one for each point and fault, together 48.
 const DRAWN: usize = 18;
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 16;
 /// After so long nothing more is on its way: twenty times what an idle broker takes.
 const QUIET: Duration = Duration::from_millis(700);
 
