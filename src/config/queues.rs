@@ -8,6 +8,7 @@ use super::queue_rules;
 use super::value::write_duration;
 use super::values::{Section, Values};
 use crate::domain::dead_letter::{self, Bounds, DeadLetterKeys};
+use crate::domain::kill_switch::KillSwitchSettings;
 use crate::domain::ledger::LEASE_MARGIN;
 use crate::domain::name::{ExchangeName, QueueName, SubscriptionName};
 use crate::domain::queue_keys::{Overflow, QueueKeys};
@@ -79,6 +80,7 @@ fn retry(section: &Section<'_>, defaults: &RetrySettings, problems: &mut Problem
         Some("constant") => RetryBackoff::Constant,
         Some(_) => RetryBackoff::Exponential,
     };
+    let switch = &defaults.kill_switch;
     let settings = RetrySettings {
         max_attempts: section.value_or("retry.max_attempts", defaults.max_attempts),
         backoff,
@@ -87,14 +89,36 @@ fn retry(section: &Section<'_>, defaults: &RetrySettings, problems: &mut Problem
         multiplier: section.value_or("retry.multiplier", defaults.multiplier),
         jitter: section.value_or("retry.jitter", defaults.jitter),
         crash_limit: section.value_or("retry.crash_limit", defaults.crash_limit),
+        max_per_second: section.value_or("retry.max_per_second", defaults.max_per_second),
+        kill_switch: KillSwitchSettings {
+            enabled: section.value_or("retry.kill_switch.enabled", switch.enabled),
+            share: section.value_or("retry.kill_switch.share", switch.share),
+            sample: section.value_or("retry.kill_switch.sample", switch.sample),
+            min_pause: section.value_or("retry.kill_switch.min_pause", switch.min_pause),
+            max_pause: section.value_or("retry.kill_switch.max_pause", switch.max_pause),
+        },
     };
-    let is_said = ["retry.min_backoff", "retry.max_backoff"].into_iter().find(|key| section.given(key).is_some());
-    if let (Some(key), true) = (is_said, settings.min_backoff > settings.max_backoff) {
-        let (min, max) = (write_duration(settings.min_backoff), write_duration(settings.max_backoff));
-        let fault = Fault::new(format!("retry.min_backoff is {min} and above retry.max_backoff, which is {max}"));
-        problems.push(section.problem(key, fault.hint("set both, the longer one as max_backoff")));
-    }
+    let waits = (settings.min_backoff, settings.max_backoff);
+    min_above_max(section, ("retry.min_backoff", "retry.max_backoff"), waits, problems);
+    let pauses = (settings.kill_switch.min_pause, settings.kill_switch.max_pause);
+    min_above_max(section, ("retry.kill_switch.min_pause", "retry.kill_switch.max_pause"), pauses, problems);
     settings
+}
+
+/// Told once, where one of the two is said: for all, or for one queue.
+fn min_above_max(
+    section: &Section<'_>,
+    (min_key, max_key): (&str, &str),
+    (min, max): (Duration, Duration),
+    problems: &mut Problems,
+) {
+    let is_said = [min_key, max_key].into_iter().find(|key| section.given(key).is_some());
+    if let (Some(key), true) = (is_said, min > max) {
+        let (min, max) = (write_duration(min), write_duration(max));
+        let fault = Fault::new(format!("{min_key} is {min} and above {max_key}, which is {max}"));
+        let last = max_key.rsplit('.').next().unwrap_or(max_key);
+        problems.push(section.problem(key, fault.hint(format!("set both, the longer one as {last}"))));
+    }
 }
 
 /// Every configured subscription, by name.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::kill_switch::KillSwitchSettings;
 use super::message::{Headers, Value};
 use super::name::{ExchangeName, QueueName, SubscriptionName};
 
@@ -224,6 +225,10 @@ pub struct RetrySettings {
     pub jitter: f64,
     /// Handlers that one message may take down, each while that one held nothing else; at least 1.
     pub crash_limit: u32,
+    /// Retry copies that are published in a second; more wait, held.
+    pub max_per_second: u32,
+    /// What pauses the subscription when too much fails.
+    pub kill_switch: KillSwitchSettings,
 }
 
 /// How the delays of retries grow, with n failures so far.
@@ -247,6 +252,8 @@ impl Default for RetrySettings {
             multiplier: 2.0,
             jitter: 0.2,
             crash_limit: 5,
+            max_per_second: 1_000,
+            kill_switch: KillSwitchSettings::default(),
         }
     }
 }

@@ -220,6 +220,12 @@ mod tests {
         is("retry.max_backoff", write_duration(retry.max_backoff));
         is("retry.multiplier", retry.multiplier.to_string());
         is("retry.jitter", retry.jitter.to_string());
+        is("retry.max_per_second", retry.max_per_second.to_string());
+        is("retry.kill_switch.enabled", retry.kill_switch.enabled.to_string());
+        is("retry.kill_switch.share", retry.kill_switch.share.to_string());
+        is("retry.kill_switch.sample", retry.kill_switch.sample.to_string());
+        is("retry.kill_switch.min_pause", write_duration(retry.kill_switch.min_pause));
+        is("retry.kill_switch.max_pause", write_duration(retry.kill_switch.max_pause));
     }
 
     #[test]

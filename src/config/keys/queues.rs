@@ -16,6 +16,8 @@ const ATTEMPTS: Kind = Kind::Integer { min: 1, max: 1_000_000 };
 const BACKOFF: Kind = Kind::Duration { min: Duration::from_millis(100), max: WAIT_MAX };
 const FACTOR: Kind = Kind::Fraction { min: 1.0, max: 100.0 };
 const SHARE: Kind = Kind::Fraction { min: 0.0, max: 1.0 };
+const RATE: Kind = Kind::Integer { min: 1, max: 1_000_000 };
+const SAMPLE: Kind = Kind::Integer { min: 1, max: 100_000 };
 const SETTLE: Kind = Kind::Duration { min: Duration::from_secs(1), max: WAIT_MAX };
 const LEASE: Kind = Kind::Duration { min: Duration::from_mins(2), max: WAIT_MAX };
 /// Frames of less than this hold no message worth the name.
@@ -72,12 +74,12 @@ pub(super) const KEYS: &[Key] = &[
     key("queues.*.retry.multiplier", FACTOR, "growth of delays"),
     key("queues.*.retry.jitter", SHARE, "share of a delay that is random"),
     key("queues.*.retry.crash_limit", ATTEMPTS, "handlers that one message may take down, each holding nothing else"),
-    key("queues.*.retry.max_per_second", COUNT, "retry copies of this subscription").later(""),
-    key("queues.*.retry.kill_switch.enabled", Kind::Bool, "pause when too much fails").later(""),
-    key("queues.*.retry.kill_switch.share", SHARE, "share of failures that pauses").later(""),
-    key("queues.*.retry.kill_switch.sample", COUNT, "attempts that are looked at").later(""),
-    key("queues.*.retry.kill_switch.min_pause", WAIT, "shortest pause").later(""),
-    key("queues.*.retry.kill_switch.max_pause", WAIT, "longest pause").later(""),
+    key("queues.*.retry.max_per_second", RATE, "retry copies of this subscription in a second"),
+    key("queues.*.retry.kill_switch.enabled", Kind::Bool, "pause when too much fails"),
+    key("queues.*.retry.kill_switch.share", SHARE, "share of failures that pauses"),
+    key("queues.*.retry.kill_switch.sample", SAMPLE, "attempts that are looked at"),
+    key("queues.*.retry.kill_switch.min_pause", WAIT, "shortest pause"),
+    key("queues.*.retry.kill_switch.max_pause", WAIT, "longest pause"),
     key("queues.*.dead_letter.enabled", Kind::Bool, "give messages up at all")
         .default("true")
         .only_default(ENABLED_LATER),
@@ -95,12 +97,12 @@ pub(super) const KEYS: &[Key] = &[
     key("retry.jitter", SHARE, "share of a delay that is random").default("0.2"),
     key("retry.crash_limit", ATTEMPTS, "handlers that one message may take down, each holding nothing else")
         .default("5"),
-    key("retry.max_per_second", COUNT, "retry copies of a subscription").default("1000").later(""),
-    key("retry.kill_switch.enabled", Kind::Bool, "pause when too much fails").default("true").later(""),
-    key("retry.kill_switch.share", SHARE, "share of failures that pauses").default("0.5").later(""),
-    key("retry.kill_switch.sample", COUNT, "attempts that are looked at").default("200").later(""),
-    key("retry.kill_switch.min_pause", WAIT, "shortest pause").default("10s").later(""),
-    key("retry.kill_switch.max_pause", WAIT, "longest pause").default("60s").later(""),
+    key("retry.max_per_second", RATE, "retry copies of a subscription in a second; more wait, held").default("1000"),
+    key("retry.kill_switch.enabled", Kind::Bool, "pause a subscription when too much fails").default("true"),
+    key("retry.kill_switch.share", SHARE, "share of failures that pauses").default("0.5"),
+    key("retry.kill_switch.sample", SAMPLE, "attempts that are looked at").default("200"),
+    key("retry.kill_switch.min_pause", WAIT, "shortest pause").default("10s"),
+    key("retry.kill_switch.max_pause", WAIT, "longest pause").default("1m"),
     key("retry.allow_lossy_delay", Kind::Bool, "delay slots of brokers without at-least-once")
         .default("false")
         .only_default(""),

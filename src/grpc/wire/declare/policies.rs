@@ -38,6 +38,9 @@ impl Reader<'_> {
             multiplier: self.number(policy.multiplier, "retry.multiplier", (1.0, MULTIPLIER_MAX, defaults.multiplier)),
             jitter: self.number(policy.jitter, "retry.jitter", (0.0, 1.0, defaults.jitter)),
             crash_limit,
+            // Settings only.
+            max_per_second: defaults.max_per_second,
+            kill_switch: defaults.kill_switch,
         };
         if (min_backoff.is_some() || max_backoff.is_some()) && settings.min_backoff > settings.max_backoff {
             let field = if min_backoff.is_some() { "retry.min_backoff" } else { "retry.max_backoff" };

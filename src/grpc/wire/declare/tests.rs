@@ -179,6 +179,7 @@ fn a_declaration_shapes_its_retries() {
         multiplier: 3.0,
         jitter: 0.0,
         crash_limit: 7,
+        ..RetrySettings::default()
     };
     assert_eq!(found, expected);
 }
