@@ -46,6 +46,8 @@ pub const IN_FLIGHT: &str = "sidebus_in_flight_messages";
 pub const PREFETCH: &str = "sidebus_prefetch_messages";
 /// Waiting deliveries that no connected stream may receive.
 pub const HELD: &str = "sidebus_held_messages";
+/// 1 while nothing is handed out, by reason.
+pub const PAUSED: &str = "sidebus_subscription_paused";
 /// Connected handlers.
 pub const HANDLERS: &str = "sidebus_handlers_connected";
 /// Streams that ended, by reason.
@@ -115,6 +117,7 @@ fn describe() {
     describe_gauge!(IN_FLIGHT, "unsettled deliveries");
     describe_gauge!(PREFETCH, "deliveries that the broker may send ahead");
     describe_gauge!(HELD, "deliveries too large for every connected stream");
+    describe_gauge!(PAUSED, "1 while nothing is handed out but probes, by reason: kill_switch, dead_letters");
     describe_gauge!(HANDLERS, "connected handlers");
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
@@ -191,6 +194,13 @@ impl SubscriptionMetrics {
     /// The histogram of handling time for this verdict; keep it.
     pub fn handler_seconds(&self, verdict: &'static str) -> Histogram {
         histogram!(HANDLER_SECONDS, "subscription" => self.subscription.clone(), "verdict" => verdict)
+    }
+
+    /// Whether nothing is handed out, for this reason; keep it.
+    pub fn paused(&self, reason: &'static str) -> Gauge {
+        let gauge = gauge!(PAUSED, "subscription" => self.subscription.clone(), "reason" => reason);
+        gauge.set(0.0);
+        gauge
     }
 
     /// A verdict or an extension did not take effect.

@@ -9,6 +9,7 @@ mod consuming;
 mod declaring;
 mod e2e_adopting;
 mod e2e_bindings;
+mod e2e_brakes;
 mod e2e_commands;
 mod e2e_crashes;
 mod e2e_example;

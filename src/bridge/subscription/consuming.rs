@@ -241,7 +241,7 @@ impl Pump {
     /// What the broker may send ahead. Deliveries that no handler may receive, and releases that are held, count there and
     /// take no room in a window: they must not keep everything else away.
     fn wanted(&self) -> Option<Prefetch> {
-        if self.pauses_for_alarm() {
+        if self.pauses_for_alarm() || self.pauses_for_letters() {
             return None;
         }
         let cap = self.subscription.delivery.prefetch_max;

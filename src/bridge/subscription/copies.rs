@@ -15,6 +15,7 @@ use super::super::link::LinkWatch;
 use super::super::objects::{Objects, PlanOf};
 use super::super::wish::Wish;
 use super::settling::Note;
+use super::throttle::Throttle;
 use crate::broker::{BrokerError, Confirm, Proof, Publication, Receipt, Routing};
 use crate::domain::giving_up::DeadLetterCause;
 use crate::domain::message::Message;
@@ -59,6 +60,8 @@ pub(super) struct Copy {
     /// Until then the copy is tried; then the original goes back, or the broker would close the channel for it.
     pub until: Instant,
     pub note: Note,
+    /// How often it was not stored.
+    pub tries: u32,
 }
 
 /// What makes the place where a copy goes.
@@ -76,6 +79,17 @@ pub(super) struct Means {
     pub lane: LaneHandle,
     pub link: LinkWatch,
     pub objects: Objects,
+    /// What retries pass one by one.
+    pub throttle: Arc<Throttle>,
+}
+
+/// What came of a try.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// It was the last one.
+    Ended(CopyEnd),
+    /// Not stored, for this reason: it is to be tried again.
+    NotYet(Copy, String),
 }
 
 /// How a copy ended.
@@ -98,18 +112,30 @@ pub(super) enum Fate {
     TooLate,
 }
 
-/// Publishes until the copy is confirmed and routed, or the original's session is over.
-pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
-    let Means { lane, mut link, objects } = means;
+/// Between a failed try and the next one.
+pub(super) fn wait_after(tries: u32) -> Duration {
+    WAIT_MIN.saturating_mul(2_u32.saturating_pow(tries.saturating_sub(1))).min(WAIT_MAX)
+}
+
+/// Publishes until the copy is confirmed and routed, or a try fails, or the original's session is over. One that has failed
+/// before waits first.
+pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
+    let Means { lane, mut link, objects, throttle } = means;
     let session = copy.receipt.session();
-    let mut wait = WAIT_MIN;
+    if copy.tries > 0 {
+        tokio::select! {
+            () = tokio::time::sleep(wait_after(copy.tries)) => {}
+            () = link.lost(session) => {}
+        }
+    }
     let mut is_repaired = false;
+    let mut may_go = !matches!(copy.purpose, Purpose::Retry { .. });
     loop {
         if !link.settles(session) {
-            return CopyEnd { copy, fate: Fate::SessionOver };
+            return ended(copy, Fate::SessionOver);
         }
         if Instant::now() >= copy.until {
-            return CopyEnd { copy, fate: Fate::TooLate };
+            return ended(copy, Fate::TooLate);
         }
         if link.is_blocked() {
             // It would wait in the socket until it is called late, and then be stored twice. The end of the session is the
@@ -117,10 +143,19 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
             let _ = tokio::time::timeout_at(copy.until, link.unblocked()).await;
             continue;
         }
+        if !may_go {
+            tokio::select! {
+                // Not for the time after an alarm that has come meanwhile: all would go at once then.
+                () = throttle.pass() => may_go = !link.is_blocked(),
+                () = link.lost(session) => {}
+                () = tokio::time::sleep_until(copy.until) => {}
+            }
+            continue;
+        }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
         let problem = match lane.publish(publication).await {
-            Confirm::Stored => return CopyEnd { copy, fate: Fate::Stored },
+            Confirm::Stored => return ended(copy, Fate::Stored),
             Confirm::ExchangeMissing(_) | Confirm::Unroutable if !is_repaired => {
                 is_repaired = true;
                 match repair(&copy, &link, &objects).await {
@@ -140,17 +175,8 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> CopyEnd {
             Confirm::NotSent(error @ BrokerError::Unsupported { .. }) => return impossible(copy, &error, link).await,
             Confirm::NotSent(error) => error.to_string(),
         };
-        warn!(
-            exchange = %copy.message.exchange, queue = %copy.message.routing_key, purpose = ?copy.purpose, %problem,
-            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            "copy not stored; the original stays unacked and the copy is tried again"
-        );
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = link.lost(session) => {}
-        }
-        wait = (wait * 2).min(WAIT_MAX);
-        is_repaired = false;
+        copy.tries = copy.tries.saturating_add(1);
+        return Tried::NotYet(copy, problem);
     }
 }
 
@@ -162,14 +188,18 @@ fn send_to_archive(copy: &mut Copy) {
     archive.as_str().clone_into(&mut copy.message.routing_key);
 }
 
-async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> CopyEnd {
+fn ended(copy: Copy, fate: Fate) -> Tried {
+    Tried::Ended(CopyEnd { copy, fate })
+}
+
+async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> Tried {
     warn!(
         queue = %copy.message.routing_key, purpose = ?copy.purpose, %error,
         "copy can never be sent; the original goes back to its queue, uncounted"
     );
     tokio::select! {
-        () = tokio::time::sleep(GIVE_BACK_AFTER) => CopyEnd { copy, fate: Fate::Impossible },
-        () = link.lost(copy.receipt.session()) => CopyEnd { copy, fate: Fate::SessionOver },
+        () = tokio::time::sleep(GIVE_BACK_AFTER) => ended(copy, Fate::Impossible),
+        () = link.lost(copy.receipt.session()) => ended(copy, Fate::SessionOver),
     }
 }
 

@@ -24,6 +24,7 @@ const RESTART: Duration = Duration::from_secs(5);
 
 /// A handler was lost that held nothing else.
 struct Crash {
+    id: DeliveryId,
     load: Load,
     handler: String,
     at: Instant,
@@ -45,6 +46,11 @@ impl Crashes {
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
+
+    /// True if this one may still be charged with a crash.
+    pub(super) fn has(&self, id: DeliveryId) -> bool {
+        self.pending.iter().any(|crash| crash.id == id)
+    }
 }
 
 impl Pump {
@@ -52,9 +58,9 @@ impl Pump {
     pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str) {
         self.ledger.crashed();
         let is_alone = held.len() == 1;
-        for (_, mut load) in held {
+        for (id, mut load) in held {
             if is_alone {
-                self.crashes.pending.push(Crash { load, handler: handler.to_owned(), at: Instant::now() });
+                self.crashes.pending.push(Crash { id, load, handler: handler.to_owned(), at: Instant::now() });
                 continue;
             }
             self.metrics.crashed(false);
@@ -73,7 +79,8 @@ impl Pump {
         let is_due = |crash: &Crash| all || crash.at.elapsed() >= RESTART;
         let (due, kept): (Vec<Crash>, _) = std::mem::take(&mut self.crashes.pending).into_iter().partition(is_due);
         self.crashes.pending = kept;
-        for Crash { load, handler, .. } in due {
+        for Crash { id, load, handler, .. } in due {
+            self.attempt_failed(id, FailureKind::Crash);
             self.metrics.crashed(true);
             warn!(
                 subscription = %self.subscription.name, %handler, attempt = load.seen.record.attempt(),

@@ -40,6 +40,9 @@ impl Load {
 impl Pump {
     /// A failed attempt: a copy for the next one, or a dead letter.
     pub(super) fn fail(&mut self, id: Option<DeliveryId>, load: Load, attempt: FailedAttempt) {
+        if let Some(id) = id {
+            self.attempt_failed(id, attempt.kind);
+        }
         let now_ms = (self.context.now_ms)();
         let (message, record) = (&load.seen.message, &load.seen.record);
         let remaining_ms = load.remaining_ms();

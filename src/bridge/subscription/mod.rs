@@ -21,17 +21,20 @@ use crate::domain::verdict::Verdict;
 use crate::runtime::{PhaseWatch, TaskKind, Tasks, until_panic};
 use crate::telemetry::metrics::CappedLabel;
 
+mod brakes;
 mod consuming;
 mod copies;
 mod crashes;
 mod failing;
 mod intake;
 mod late;
+mod letters;
 mod pump;
 mod releases;
 mod settling;
 mod stopping;
 mod streams;
+mod throttle;
 mod verdicts;
 
 /// Commands that wait for the pump before streams wait for it.

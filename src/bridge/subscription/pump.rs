@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
 use super::super::wish::Wish;
-use super::copies::{ALARM_PATIENCE, CopyEnd};
+use super::brakes::Brakes;
+use super::copies::{ALARM_PATIENCE, Tried};
 use super::crashes::Crashes;
 use super::intake::{Active, Intake, IntakeEvent};
 use super::releases::Releases;
@@ -65,7 +66,7 @@ pub(super) struct Load {
 enum Event {
     Phase(Phase),
     Settled(Vec<(Note, Settled)>),
-    Copied(Box<CopyEnd>),
+    Copied(Box<Tried>),
     Command(Command),
     Link,
     Wake,
@@ -86,7 +87,7 @@ pub(super) struct Pump {
     pub(super) ledger: Ledger<Load>,
     pub(super) peers: BTreeMap<StreamId, Peer>,
     pub(super) settling: Settling,
-    pub(super) copies: FuturesUnordered<BoxFuture<'static, CopyEnd>>,
+    pub(super) copies: FuturesUnordered<BoxFuture<'static, Tried>>,
     pub(super) wish: Wish,
     pub(super) metrics: SubscriptionMetrics,
     pub(super) intake: Intake,
@@ -111,6 +112,8 @@ pub(super) struct Pump {
     pub(super) releases: Releases,
     /// Handlers that were lost with work in hand.
     pub(super) crashes: Crashes,
+    /// What slows it down or pauses it.
+    pub(super) brakes: Brakes,
     /// Since when copies wait for the end of an alarm.
     pub(super) alarm_since: Option<Instant>,
     /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
@@ -127,8 +130,10 @@ impl Pump {
         commands: mpsc::Receiver<Command>,
         sender: mpsc::WeakSender<Command>,
     ) -> Self {
+        let metrics = SubscriptionMetrics::new(label_of(&parts, &subscription));
         Self {
-            metrics: SubscriptionMetrics::new(label_of(&parts, &subscription)),
+            brakes: Brakes::new(&subscription, &metrics),
+            metrics,
             ledger: Ledger::new(subscription.delivery.max_lease),
             wish: parts.wish,
             subscription,
@@ -172,7 +177,11 @@ impl Pump {
             match self.next_event().await {
                 Event::Phase(phase) => self.enter(phase),
                 Event::Settled(done) => self.settled(done),
-                Event::Copied(end) => self.copied(*end),
+                Event::Copied(tried) => {
+                    if let Some(end) = self.tried(*tried) {
+                        self.copied(end);
+                    }
+                }
                 Event::Command(command) => self.commands(command),
                 Event::Link => self.link_changed(),
                 Event::Wake => {
@@ -216,6 +225,7 @@ impl Pump {
             self.settling.wake_at(now),
             pause,
             self.crashes_wake_at(),
+            self.brakes.wake_at(now),
         ]
         .into_iter()
         .flatten()
@@ -265,11 +275,15 @@ impl Pump {
         if self.phase.now() >= Phase::Intake {
             return;
         }
-        let now = Instant::now();
+        let (now, mut left) = (Instant::now(), self.at_most());
         let granted = {
             let mut ids = self.context.ids.lock().unwrap_or_else(PoisonError::into_inner);
-            self.ledger.dispatch(now.into_std(), || ids.take(1))
+            self.ledger.dispatch(now.into_std(), || {
+                left = left.checked_sub(1)?;
+                ids.take(1)
+            })
         };
+        self.handed(&granted);
         let mut handouts: BTreeMap<StreamId, Vec<Handout>> = BTreeMap::new();
         for (stream, id) in granted {
             let Some(load) = self.ledger.load_mut(id) else { continue };
@@ -331,11 +345,13 @@ impl Pump {
     }
 
     fn present_status(&self, held: usize) -> Status {
-        let link = self.link.now();
+        let now_ms = (self.context.now_ms)();
+        let (link, pause) = (self.link.now(), self.brakes.pause(&self.subscription.dead_letter, now_ms));
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
             (Some(_), Some(error)) => (SubscriptionState::Paused, describe(error)),
             (Some(_), None) if self.pauses_for_alarm() => (SubscriptionState::Paused, ALARM.to_owned()),
+            (Some(_), None) if pause.is_some() => (SubscriptionState::Paused, pause.unwrap_or_default()),
             // Until the queue is there and bound, a publish that follows at once would not reach it.
             (Some(_), None) if self.session.is_none() && self.ledger.has_room() => {
                 (SubscriptionState::Paused, NOT_YET.to_owned())

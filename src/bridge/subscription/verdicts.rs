@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd, VerdictResult};
-use super::copies::{self, Copy, CopyEnd, Fate, Means, Purpose, Repair};
+use super::copies::{self, Copy, CopyEnd, Fate, Purpose, Repair};
 use super::failing::FailedAttempt;
 use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
@@ -98,6 +98,7 @@ impl Pump {
         let source = Source::Handler;
         match verdict {
             Verdict::Ack => {
+                self.attempt_succeeded(id);
                 let (verdict, outcome, done) = (VerdictKind::Ack, Outcome::Acked, Some(load.seen));
                 let note = Note { id: Some(id), verdict, outcome, source, done };
                 self.settling.push(Job { receipt: load.receipt, settlement: Settlement::Ack, proof, note });
@@ -189,9 +190,8 @@ impl Pump {
             Purpose::DeadLetter(_) => self.subscription.dead_letter.when_full().cloned(),
             Purpose::Retry { .. } | Purpose::Wait | Purpose::Guard => None,
         };
-        let copy = Copy { message, purpose, when_full, repair, receipt: load.receipt, proof, until, note };
-        let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
-        self.copies.push(Box::pin(copies::store(copy, Means { lane, link: self.link.clone(), objects })));
+        let copy = Copy { message, purpose, when_full, repair, receipt: load.receipt, proof, until, note, tries: 0 };
+        self.copies.push(Box::pin(copies::store(copy, self.means())));
     }
 
     pub(super) fn copied(&mut self, end: CopyEnd) {

@@ -1,3 +1,5 @@
+//! Each rule of the switch alone, and all of them against a plain model.
+
 use proptest::prelude::*;
 
 use super::*;

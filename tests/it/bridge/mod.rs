@@ -1,6 +1,7 @@
 //! The bridge on the embedded broker, with its accidents, on paused time.
 
 mod bench;
+mod brakes;
 mod breaking;
 mod copies;
 mod crashes;

@@ -293,9 +293,6 @@ otlp.endpoint = 5
 [admin]
 console = \"yes\"
 token = 5
-[retry.kill_switch]
-share = \"half\"
-min_pause = 10
 [grpc.identities.billing]
 uid = -1
 subscribe = \"all\"
@@ -311,8 +308,6 @@ subscribe = \"all\"
     admin.token = ***: must be text, in quotes
     grpc.identities.billing.subscribe = "all": must be a list
     grpc.identities.billing.uid = -1: must be 0 to 4294967295
-    retry.kill_switch.min_pause = 10: a duration needs a unit
-    retry.kill_switch.share = "half": must be a number
     telemetry.otlp.endpoint = 5: must be text, in quotes
     telemetry.parent = "aunt": must be one of link, child
     telemetry.sample = 7: must be 0 to 1

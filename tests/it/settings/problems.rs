@@ -371,8 +371,8 @@ fn keys_of_later_releases_are_known_and_refused() {
         r#"
 [bus]
 backend = "memory"
-[retry.kill_switch]
-share = 0.4
+[retry]
+history_key_file = "/etc/key"
 [dead_letter]
 enabled = false
 [telemetry]
@@ -389,7 +389,7 @@ cert_file = "/etc/tls.crt"
         "dead_letter.enabled",
         "grpc.tls.cert_file",
         "queues.work.partition_count",
-        "retry.kill_switch.share",
+        "retry.history_key_file",
         "telemetry.sample",
     ];
     assert_eq!(keys, expected);

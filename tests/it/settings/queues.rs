@@ -1,5 +1,6 @@
 //! What a subscription may ask for: options of its queue, its bindings, its retries and its dead letters.
 
+use sidebus::domain::kill_switch::KillSwitchSettings;
 use sidebus::domain::subscription::{ArchiveSettings, DeadLetterScope, OwnLetters, RetryBackoff, RetrySettings};
 
 use super::*;
@@ -120,10 +121,17 @@ max_backoff = "1h"
 multiplier = 3
 jitter = 0
 crash_limit = 4
+max_per_second = 50
+[retry.kill_switch]
+share = 0.25
+sample = 40
+min_pause = "5s"
 [queues.a.retry]
 backoff = "exponential"
 max_backoff = "10m"
 multiplier = 1.5
+max_per_second = 7
+kill_switch = { enabled = false, max_pause = "5m" }
 [queues.b]
 "#,
     )
@@ -136,6 +144,14 @@ multiplier = 1.5
         multiplier: 3.0,
         jitter: 0.0,
         crash_limit: 4,
+        max_per_second: 50,
+        kill_switch: KillSwitchSettings {
+            enabled: true,
+            share: 0.25,
+            sample: 40,
+            min_pause: Duration::from_secs(5),
+            max_pause: Duration::from_mins(1),
+        },
     };
     assert_eq!(subscription(&loaded, "b").retry, common);
     assert_eq!(loaded.settings.retry, common, "what a declaration leaves unset");
@@ -143,6 +159,8 @@ multiplier = 1.5
         backoff: RetryBackoff::Exponential,
         max_backoff: Duration::from_mins(10),
         multiplier: 1.5,
+        max_per_second: 7,
+        kill_switch: KillSwitchSettings { enabled: false, max_pause: Duration::from_mins(5), ..common.kill_switch },
         ..common
     };
     assert_eq!(subscription(&loaded, "a").retry, a);
@@ -158,6 +176,14 @@ fn a_policy_that_cannot_be_is_told_with_both_keys() {
         told("[queues.a.retry]\nmax_backoff = \"500ms\"\n"),
         ["queues.a.retry.max_backoff: retry.min_backoff is 1s and above retry.max_backoff, which is 500ms"]
     );
+    assert_eq!(
+        told("[retry.kill_switch]\nmax_pause = \"9s\"\n"),
+        [
+            "retry.kill_switch.max_pause: retry.kill_switch.min_pause is 10s and above retry.kill_switch.max_pause, which is 9s"
+        ]
+    );
+    assert_eq!(told("[retry.kill_switch]\nshare = 1.5\n"), ["retry.kill_switch.share: must be 0 to 1"]);
+    assert_eq!(told("[retry]\nmax_per_second = 0\n"), ["retry.max_per_second: must be 1 to 1000000"]);
     assert_eq!(told("[retry]\nmultiplier = 0.5\n"), ["retry.multiplier: must be 1 to 100"]);
     assert_eq!(told("[retry]\njitter = 1.5\n"), ["retry.jitter: must be 0 to 1"]);
     assert_eq!(told("[retry]\nmin_backoff = \"99ms\"\n"), ["retry.min_backoff: must be 100ms to 1d"]);
