@@ -93,6 +93,7 @@ async fn the_page_tells_what_has_happened() {
         (names::HANDLERS, &[work], 1.0),
         (names::IN_FLIGHT, &[work], 1.0),
         (names::PREFETCH, &[work], 100.0),
+        (names::PAUSED, &[work, ("reason", "kill_switch")], 0.0),
         ("sidebus_handler_seconds_count", &[work], 4.0),
         ("sidebus_publish_confirm_seconds_count", &[("role", "publish")], 2.0),
         ("sidebus_publish_batch_messages_sum", &[("role", "publish")], 5.0),
@@ -126,7 +127,10 @@ async fn names_have_one_prefix_and_labels_are_closed_sets() {
         ("role", &["publish", "settle"]),
         ("attempt", &["1", "2", "3_5", "6_up"]),
         ("cause", &["rejected_by_handler", "max_attempts", "settle_timeout", "expired"]),
-        ("reason", &["left", "lost", "slow_reader", "protocol", "draining", "mismatch", "bug"]),
+        (
+            "reason",
+            &["left", "lost", "slow_reader", "protocol", "draining", "mismatch", "bug", "kill_switch", "dead_letters"],
+        ),
         ("kind", &["exchange", "queue", "binding"]),
         ("outcome", &["applied", "stale", "unknown_delivery"]),
     ]);
