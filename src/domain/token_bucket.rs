@@ -76,8 +76,8 @@ mod tests {
         ) {
             let (mut bucket, begin) = (TokenBucket::new(per_second), start());
             let mut now = begin;
-            let mut taken = 0_u64;
-            let at_once = u64::from((per_second / 10).max(1));
+            let mut taken = 0_u32;
+            let at_once = (per_second / 10).max(1);
             for micros in waits {
                 now += Duration::from_micros(micros);
                 let before = taken;
@@ -88,7 +88,7 @@ mod tests {
                 prop_assert!(taken - before <= at_once, "{} at once", taken - before);
                 let due = (now - begin).as_secs_f64() * f64::from(per_second);
                 // A nanosecond is lost where the rate does not divide the second.
-                prop_assert!(taken as f64 <= due * 1.000_1 + at_once as f64 + 0.01, "{taken} and not {due}");
+                prop_assert!(f64::from(taken) <= due * 1.000_1 + f64::from(at_once) + 0.01, "{taken} and not {due}");
             }
             let soonest = bucket.ready_at(now);
             prop_assert!(soonest <= now + SECOND / per_second, "the next one is due after one interval");

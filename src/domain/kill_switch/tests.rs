@@ -66,7 +66,7 @@ fn each_probe_that_fails_doubles_the_pause_up_to_the_longest_and_a_success_close
     let mut pause = PAUSE;
     for id in 1_000..1_005 {
         assert_eq!(switch.position(), Position::Open(now + pause));
-        assert_eq!(switch.allowance(now + pause - Duration::from_millis(1), |_| true), Some(0));
+        assert_eq!(switch.allowance((now + pause).checked_sub(Duration::from_millis(1)).unwrap(), |_| true), Some(0));
         now += pause;
         let id = probe(&mut switch, now, id);
         let Some(Change::Opened(next)) = switch.ended(now, id, Attempt::Failed) else { panic!("it stays closed") };
@@ -141,7 +141,9 @@ impl Model {
                 Attempt::Neither => return None,
                 Attempt::Succeeded => {
                     self.open_until = None;
-                    self.out.iter_mut().for_each(|(_, is_heard)| *is_heard = false);
+                    for (_, is_heard) in &mut self.out {
+                        *is_heard = false;
+                    }
                     return Some(Change::Closed);
                 }
                 Attempt::Failed => self.pause = (self.pause * 2).min(self.settings.max_pause),
@@ -151,9 +153,9 @@ impl Model {
                 return None;
             }
             self.attempts.push(attempt == Attempt::Failed);
-            let newest = self.attempts.iter().rev().take(self.settings.sample as usize);
+            let newest = self.attempts.iter().rev().take(usize::try_from(self.settings.sample).unwrap());
             let failed = newest.filter(|failed| **failed).count();
-            if failed as f64 <= self.settings.share * f64::from(self.settings.sample) {
+            if f64::from(u32::try_from(failed).unwrap()) <= self.settings.share * f64::from(self.settings.sample) {
                 return None;
             }
             self.pause = self.settings.min_pause;

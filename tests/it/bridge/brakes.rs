@@ -28,8 +28,8 @@ fn bad() -> Verdict {
 }
 
 /// The subscription `work`, whose messages may fail for ever.
-fn patient(retry: RetrySettings) -> Subscription {
-    Subscription { retry: RetrySettings { max_attempts: 1_000_000, ..retry }, ..subscription("work", "#") }
+fn patient(retry: &RetrySettings) -> Subscription {
+    Subscription { retry: RetrySettings { max_attempts: 1_000_000, ..retry.clone() }, ..subscription("work", "#") }
 }
 
 fn without_switch() -> KillSwitchSettings {
@@ -65,7 +65,7 @@ async fn status(handler: &mut Handler, state: SubscriptionState) -> Status {
 
 /// A subscription whose switch has just opened, and the handler that has failed everything; it holds nothing any more.
 async fn opened(window: u32) -> (Bench, Handler) {
-    let bench = Bench::with(broker(), vec![patient(RetrySettings::default())], &[]);
+    let bench = Bench::with(broker(), vec![patient(&RetrySettings::default())], &[]);
     publish(&bench, &numbers(BACKLOG)).await;
     let mut handler = bench.join(window).await;
     while handler.state != Some(SubscriptionState::Paused) {
@@ -80,7 +80,7 @@ async fn opened(window: u32) -> (Bench, Handler) {
 /// failures.md M4.
 #[tokio::test(start_paused = true)]
 async fn while_the_downstream_of_one_subscription_is_away_it_is_tried_once_a_minute_and_the_others_keep_their_rate() {
-    let bench = Bench::with(broker(), vec![patient(RetrySettings::default()), subscription("other", "#")], &[]);
+    let bench = Bench::with(broker(), vec![patient(&RetrySettings::default()), subscription("other", "#")], &[]);
     publish(&bench, &numbers(BACKLOG)).await;
     let (mut failing, mut other) = (bench.join(100).await, bench.join_as("other", 100).await);
     let begun = Instant::now();
@@ -100,7 +100,9 @@ async fn while_the_downstream_of_one_subscription_is_away_it_is_tried_once_a_min
 
     let minutes = |came: &[(Instant, String)]| {
         let mut counts = [0; 10];
-        came.iter().for_each(|(at, _)| counts[((*at - begun).as_secs() / 60).min(9) as usize] += 1);
+        for (at, _) in came {
+            counts[usize::try_from((*at - begun).as_secs() / 60).unwrap().min(9)] += 1;
+        }
         counts
     };
     let (failed, acked_in) = (minutes(&failed), minutes(&acked));
@@ -124,7 +126,7 @@ async fn while_the_downstream_of_one_subscription_is_away_it_is_tried_once_a_min
 /// failures.md M4.
 #[tokio::test(start_paused = true)]
 async fn an_open_switch_is_told_and_what_handlers_hold_is_settled_all_the_same() {
-    let bench = Bench::with(broker(), vec![patient(RetrySettings::default())], &[]);
+    let bench = Bench::with(broker(), vec![patient(&RetrySettings::default())], &[]);
     publish(&bench, &numbers(BACKLOG)).await;
     let mut slow = bench.join(10).await;
     let held = slow.receive(10).await;
@@ -201,7 +203,7 @@ async fn a_probe_that_takes_its_handler_down_has_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_passed_deadline_counts_as_a_failure_and_a_message_that_is_given_up_does_not() {
     let kill_switch = KillSwitchSettings { sample: 10, ..KillSwitchSettings::default() };
-    let bench = Bench::with(broker(), vec![patient(RetrySettings { kill_switch, ..RetrySettings::default() })], &[]);
+    let bench = Bench::with(broker(), vec![patient(&RetrySettings { kill_switch, ..RetrySettings::default() })], &[]);
     publish(&bench, &numbers(100)).await;
     let mut handler = bench.join(6).await;
     for _ in 0..10 {
@@ -219,7 +221,7 @@ async fn a_passed_deadline_counts_as_a_failure_and_a_message_that_is_given_up_do
 #[tokio::test(start_paused = true)]
 async fn a_switch_that_is_off_never_opens() {
     let settings = RetrySettings { kill_switch: without_switch(), ..RetrySettings::default() };
-    let bench = Bench::with(broker(), vec![patient(settings)], &[]);
+    let bench = Bench::with(broker(), vec![patient(&settings)], &[]);
     publish(&bench, &numbers(500)).await;
     let mut handler = bench.join(100).await;
     let came = work(&mut handler, Instant::now() + Duration::from_secs(30), retry()).await;
@@ -230,7 +232,7 @@ async fn a_switch_that_is_off_never_opens() {
 #[tokio::test(start_paused = true)]
 async fn retries_beyond_their_rate_wait_unsettled_and_none_is_lost() {
     let settings = RetrySettings { max_per_second: 10, kill_switch: without_switch(), ..RetrySettings::default() };
-    let bench = Bench::with(broker(), vec![patient(settings)], &[]);
+    let bench = Bench::with(broker(), vec![patient(&settings)], &[]);
     publish(&bench, &numbers(100)).await;
     let mut handler = bench.join(100).await;
     let got = handler.receive(100).await;
