@@ -82,10 +82,12 @@ impl Case {
         }
     }
 
-    /// How often one message may be handed out after the fault: as its copy and as its original.
+    /// How often one message may be handed out after the fault: as its copy and as its original. A sidecar that lives may
+    /// hand out what it still has before it hears that the link is gone, and hear the ack of that too late.
     pub(crate) fn again_max(self) -> usize {
         let is_copied = matches!(self.place, Place::Written | Place::Confirmed | Place::Settle | Place::Settled);
-        if self.verdict == VerdictKind::Retry && is_copied { 2 } else { 1 }
+        let copies = usize::from(self.verdict == VerdictKind::Retry && is_copied);
+        1 + copies + usize::from(self.fault == Fault::Cut)
     }
 }
 
