@@ -17,6 +17,7 @@ pub mod kill_switch;
 pub mod lane_batch;
 pub mod late_acks;
 pub mod ledger;
+pub mod letter;
 pub mod masking;
 pub mod message;
 pub mod name;

@@ -123,12 +123,24 @@ impl Record {
 ///
 /// Our headers are believed only on what came through the nameless exchange with the queue's name as its key, as every
 /// copy does: whoever can publish could send an attempt of 999 or a hostile origin.
-pub fn read(mut message: Message, queue: &QueueName) -> Seen {
-    let trusted = message.exchange.is_nameless() && message.routing_key == queue.as_str();
+pub fn read(message: Message, queue: &QueueName) -> Seen {
+    let is_trusted = message.exchange.is_nameless() && message.routing_key == queue.as_str();
+    if is_trusted { read_trusted(message) } else { without(message) }
+}
+
+/// A message whose headers under our prefix are somebody else's: they are ignored and removed.
+pub fn without(mut message: Message) -> Seen {
     let delivery_count = count(&message.properties.headers, "x-delivery-count");
     let ours = take_ours(&mut message.properties.headers);
-    if ours.is_empty() || !trusted {
-        return Seen { message, record: Record::default(), distrusted_headers: ours.len(), delivery_count };
+    Seen { message, record: Record::default(), distrusted_headers: ours.len(), delivery_count }
+}
+
+/// A message that came the way of our copies, whatever way that is where it lies.
+pub fn read_trusted(mut message: Message) -> Seen {
+    let delivery_count = count(&message.properties.headers, "x-delivery-count");
+    let ours = take_ours(&mut message.properties.headers);
+    if ours.is_empty() {
+        return Seen { message, record: Record::default(), distrusted_headers: 0, delivery_count };
     }
     let record = Record {
         failures: count(&ours, ATTEMPT),
@@ -211,9 +223,13 @@ fn take_ours(headers: &mut Headers) -> Headers {
     names.into_iter().filter_map(|name| headers.remove_entry(&name)).collect()
 }
 
+/// Takes away what the broker wrote while the message was on its way: attempt 1 did not show it.
+pub fn strip(headers: &mut Headers) {
+    headers.retain(|name, _| !is_reserved_header(name) || PUBLISHERS_OWN.contains(&name.as_str()));
+}
+
 fn restore(message: &mut Message, first: Option<&FirstSight>) {
-    // The broker wrote these while the copy waited in our slot; attempt 1 did not show them.
-    message.properties.headers.retain(|name, _| !is_reserved_header(name) || PUBLISHERS_OWN.contains(&name.as_str()));
+    strip(&mut message.properties.headers);
     let Some(first) = first else { return };
     message.exchange.clone_from(&first.origin.exchange);
     message.routing_key.clone_from(&first.origin.routing_key);
