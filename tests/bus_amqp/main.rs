@@ -3,6 +3,7 @@
 //! Runs on its own: a private broker is started where `BUS_TEST_AMQP_URL` names none.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests and their helpers fail by panicking")]
 
+mod broker_letters;
 mod conformance;
 mod connecting;
 mod consuming;
