@@ -82,6 +82,17 @@ impl Case {
         }
     }
 
+    /// True if every message must be handed out again.
+    pub(crate) fn comes_again(self) -> bool {
+        match (self.place, self.verdict) {
+            (Place::Arrive | Place::Frame, _) | (_, VerdictKind::Release | VerdictKind::Retry) => true,
+            // What a living sidecar knows to be done is acked once more, and handed to nobody.
+            (Place::Settle, VerdictKind::Ack) => self.fault != Fault::Cut,
+            (place, VerdictKind::DeadLetter) => place == Place::Write,
+            (_, VerdictKind::Ack) => false,
+        }
+    }
+
     /// How often one message may be handed out after the fault: as its copy and as its original. A sidecar that lives may
     /// hand out what it still has before it hears that the link is gone, and hear the ack of that too late.
     pub(crate) fn again_max(self) -> usize {

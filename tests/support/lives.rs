@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use sidebus::bridge::{
     AttachRequest, Attached, Bridge, BridgeSettings, FrameLimits, Handout, PublishLimits, Results, Said,
+    SubscriptionState,
 };
 use sidebus::broker::conformance::Lab;
 use sidebus::broker::{Broker, Confirm, ConsumeOptions, Prefetch, Proof, Publication, Routing, SessionId, Settlement};
@@ -90,14 +91,18 @@ impl Life {
         Self { bridge, phases, tasks }
     }
 
-    async fn connected(&self) {
+    /// Waits for a session that is not this one.
+    async fn connected(&self, former: Option<SessionId>) -> SessionId {
         let mut link = self.bridge.link.clone();
         let live = async {
-            while link.live().is_none() {
-                link.changed().await;
+            loop {
+                match link.live() {
+                    Some(live) if Some(live.id) != former => return live.id,
+                    Some(_) | None => link.changed().await,
+                }
             }
         };
-        timeout(DEADLINE, live).await.expect("a session");
+        timeout(DEADLINE, live).await.expect("a session")
     }
 
     async fn publish(&self, lab: &dyn Lab) {
@@ -146,18 +151,35 @@ impl Life {
     }
 }
 
+const LIMITS: FrameLimits = FrameLimits { messages_max: 64, bytes_max: 1 << 20, linger: Duration::ZERO };
+
 /// The next deliveries, or none after so long.
 async fn deliveries(handler: &Attached, wait: Duration) -> Vec<Handout> {
-    let limits = FrameLimits { messages_max: 64, bytes_max: 1 << 20, linger: Duration::ZERO };
     let next = async {
         loop {
-            let frame = handler.outbox.next(limits).await.expect("the stream goes on");
+            let frame = handler.outbox.next(LIMITS).await.expect("the stream goes on");
             if !frame.deliveries.is_empty() {
                 return frame.deliveries;
             }
         }
     };
     timeout(wait, next).await.unwrap_or_default()
+}
+
+/// Waits until its queue is consumed; answers what has come by then.
+async fn active(handler: &Attached) -> Vec<Handout> {
+    let mut came = Vec::new();
+    let told = async {
+        loop {
+            let frame = handler.outbox.next(LIMITS).await.expect("the stream goes on");
+            came.extend(frame.deliveries);
+            if frame.status.is_some_and(|status| status.state == SubscriptionState::Active) {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, told).await.expect("its queue is consumed");
+    came
 }
 
 fn body(message: &Message) -> String {
@@ -189,7 +211,7 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
     };
     let fuse = Fuse::new(cut);
     let first = Life::begin(&*lab, Arc::new(Fused::new(lab.broker(), Arc::clone(&fuse))), queue_type);
-    first.connected().await;
+    let session = first.connected(None).await;
     first.publish(&*lab).await;
     if case.place == Place::Arrive {
         fuse.arm(case.place, case.fault);
@@ -221,11 +243,14 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
     drop(handler);
 
     let life = if case.fault == Fault::Cut {
+        first.connected(Some(session)).await;
         first
     } else {
         let is_task = case.place != Place::Frame;
         first.bury(if is_task { case.fault } else { Fault::Kill }).await;
-        Life::begin(&*lab, lab.broker(), queue_type)
+        let next = Life::begin(&*lab, lab.broker(), queue_type);
+        next.connected(None).await;
+        next
     };
     let again = everything(&life, case, quiet, &what).await;
     life.stop().await;
@@ -234,23 +259,23 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
 
 /// Acks whatever comes, until nothing more does. Answers the attempts of each.
 async fn everything(life: &Life, case: Case, quiet: Duration, what: &str) -> BTreeMap<String, Vec<u32>> {
-    life.connected().await;
     let handler = life.join().await;
     let mut again: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    // A release is held for a second, and a crash is waited for.
-    let mut wait = quiet * 4;
+    let mut got = active(&handler).await;
     loop {
-        let got = deliveries(&handler, wait).await;
+        if got.is_empty() {
+            let is_all = again.len() == BODIES.len() || !case.comes_again();
+            got = deliveries(&handler, if is_all { quiet } else { DEADLINE }).await;
+        }
         if got.is_empty() {
             break;
         }
-        wait = quiet;
         for handout in &got {
             let seen = again.entry(body(&handout.seen.message)).or_default();
             seen.push(handout.seen.record.attempt());
             assert!(seen.len() <= case.again_max(), "{what}: {again:?}");
         }
-        let ids = got.iter().map(|handout| handout.id).collect();
+        let ids = std::mem::take(&mut got).iter().map(|handout| handout.id).collect();
         assert!(handler.voice.say(Said { verdicts: vec![(ids, Ok(Verdict::Ack))], ..Said::default() }).await);
     }
     assert!(handler.voice.say(Said { leave: true, ..Said::default() }).await);
