@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::StartError;
 use crate::domain::delivery_id::DeliveryIds;
 use crate::runtime::unix_ms;
+use crate::telemetry::seldom::Seldom;
 
 /// Milliseconds since 1970, in decimal, and a newline. Named for the start, at which it is written first.
 const NOTE: &str = "last-start";
@@ -38,21 +40,28 @@ fn begin_at(dir: Option<&Path>, now: u64) -> Result<DeliveryIds, StartError> {
 /// start alone: a note ahead of the clock would keep its successor from starting.
 pub(super) async fn keep(dir: Option<&Path>, ids: &Mutex<DeliveryIds>) -> Infallible {
     let Some(dir) = dir else { return std::future::pending().await };
-    let mut noted = None;
+    let (mut noted, mut told) = (None, Seldom::default());
     loop {
         tokio::time::sleep(NOTE_EVERY).await;
         let reached = reached(ids);
-        if noted.is_none_or(|noted| reached + AHEAD_MS / 2 > noted) {
-            note(dir, reached + AHEAD_MS);
-            noted = Some(reached + AHEAD_MS);
+        if noted.is_some_and(|noted| reached + AHEAD_MS / 2 <= noted) {
+            continue;
+        }
+        match write(dir, reached + AHEAD_MS) {
+            Ok(()) => noted = Some(reached + AHEAD_MS),
+            // It is tried again with every look.
+            Err(reason) if told.is_due(Instant::now()) => tell(dir, &reason),
+            Err(_) => {}
         }
     }
 }
 
 /// Notes what the ids have reached, when no more are handed out.
 pub(super) fn end(dir: Option<&Path>, ids: &Mutex<DeliveryIds>) {
-    if let Some(dir) = dir {
-        note(dir, reached(ids));
+    if let Some(dir) = dir
+        && let Err(reason) = write(dir, reached(ids))
+    {
+        tell(dir, &reason);
     }
 }
 
@@ -61,10 +70,8 @@ fn reached(ids: &Mutex<DeliveryIds>) -> u64 {
 }
 
 /// A run goes on without its note: only a clock that is set back could make use of it.
-fn note(dir: &Path, until: u64) {
-    if let Err(reason) = write(dir, until) {
-        warn!(path = %dir.display(), %reason, "bus.state_dir: what the ids of this run have reached is not noted");
-    }
+fn tell(dir: &Path, reason: &str) {
+    warn!(path = %dir.display(), %reason, "bus.state_dir: what the ids of this run have reached is not noted");
 }
 
 fn read(dir: &Path) -> Result<Option<u64>, String> {
@@ -92,6 +99,8 @@ fn write(dir: &Path, now: u64) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn noted(dir: &Path) -> u64 {
@@ -136,6 +145,21 @@ mod tests {
             assert!(kept.is_err(), "it never ends");
             assert_eq!(noted(dir.path()), T + step * 4_000 + AHEAD_MS);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_note_that_fails_is_tried_again_with_the_next_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, aside) = (dir.path().join("state"), dir.path().join("aside"));
+        std::fs::create_dir(&state).unwrap();
+        let ids = Mutex::new(begin_at(Some(&state), T).unwrap());
+        let mut kept = pin!(keep(Some(&state), &ids));
+        std::fs::rename(&state, &aside).unwrap();
+        assert!(tokio::time::timeout(NOTE_EVERY + NOTE_EVERY / 2, &mut kept).await.is_err());
+        std::fs::rename(&aside, &state).unwrap();
+        assert_eq!(noted(&state), T);
+        assert!(tokio::time::timeout(NOTE_EVERY, &mut kept).await.is_err());
+        assert_eq!(noted(&state), T + AHEAD_MS);
     }
 
     #[test]

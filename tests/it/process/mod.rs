@@ -4,6 +4,7 @@
 
 mod commands;
 mod configuration;
+mod disk;
 mod limits;
 mod metrics;
 mod outage;
