@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need on Debian and its relatives, beside Rust itself: a C linker, RabbitMQ (the program, never the
-# service) and Python with the generated stubs. Does nothing that is done already.
+# service), faketime and Python with the generated stubs. Does nothing that is done already.
 #
 #   scripts/setup.sh              what the tests need
 #   scripts/setup.sh --tools      and cargo-deny and cargo-machete, which scripts/verify.sh then runs (some minutes, once)
@@ -32,6 +32,7 @@ missing_packages() {
     command -v cc >/dev/null || echo gcc libc6-dev
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || echo rabbitmq-server
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
+    command -v faketime >/dev/null || echo faketime
 }
 
 # Packages start their services when they are installed, unless this file forbids it. One that is there is somebody's decision.
@@ -46,7 +47,7 @@ install_packages() {
     local packages
     packages=$(missing_packages | tr '\n' ' ')
     if [ -z "${packages// /}" ]; then
-        say "compiler, RabbitMQ and Python are there"
+        say "compiler, RabbitMQ, faketime and Python are there"
         return
     fi
     command -v apt-get >/dev/null || { say "please install: $packages(only apt-get is known here)" >&2; exit 1; }
