@@ -155,7 +155,8 @@ impl App {
         let plane = DataPlane::build(bridge.registry.clone(), bridge.publisher.clone(), tasks.clone(), door).await?;
         let mode = mode(self.settings.health.readiness);
         let told = Some(endpoint.clone()).filter(|_| !self.settings.redact_topology);
-        let probes = Probes::new(bridge.link.clone(), phases.watch(), mode, (told, self.metrics.clone()));
+        let looked_at = (bridge.link.clone(), bridge.registry.clone());
+        let probes = Probes::new(looked_at, phases.watch(), mode, (told, self.metrics.clone()));
         let health = plane.health();
         let tools = grpc::admin::routes(bridge.administration.clone(), gates::admin(&self.settings)).await?;
         let (tools, admin_health) = tools;

@@ -7,7 +7,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use tonic::transport::{Channel, Endpoint};
 
 use super::arguments::{Arguments, QueueType};
-use super::machine;
 use super::support::process::Process;
 use super::support::rabbitmq::{self, SharedBroker};
 use super::support::scene::{Amqp, FREE_PORTS, Scene, Sidecar};
@@ -66,7 +65,7 @@ impl Place {
         command.args(["run", "-c"]).arg(&file);
         let sidecar = Sidecar::listening(Process::start("sidecar", command, &FREE_PORTS)).await;
         sidecar.ready().await;
-        let idle_kib = machine::memory_kib(sidecar.process.pid(), "VmRSS");
+        let idle_kib = sidecar.process.memory("VmRSS") / 1024;
         let broker_pid = self.broker.node.as_ref().and_then(rabbitmq::BrokerHandle::pid);
         Stage { queue_type, queue, exchange, url: scene.url.clone(), sidecar, idle_kib, broker_pid, amqp }
     }

@@ -46,7 +46,7 @@ impl Report {
     }
 
     pub(crate) fn peak(&mut self, stage: &Stage) {
-        let peak = machine::memory_kib(stage.sidecar.process.pid(), "VmHWM");
+        let peak = stage.sidecar.process.memory("VmHWM") / 1024;
         self.memory.push(Memory { queue_type: stage.queue_type, idle: stage.idle_kib, peak });
     }
 

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tonic::Status;
 
-use crate::bridge::LinkWatch;
+use crate::bridge::{LinkWatch, Registry};
 use crate::domain::readiness::{Mode, Readiness, readiness};
 use crate::runtime::PhaseWatch;
 
@@ -19,6 +19,7 @@ use crate::runtime::PhaseWatch;
 #[derive(Clone)]
 pub struct Probes {
     link: LinkWatch,
+    registry: Registry,
     phase: PhaseWatch,
     mode: Mode,
     endpoint: Option<String>,
@@ -35,12 +36,12 @@ impl Probes {
     /// Probes of a running bridge; `endpoint` is the broker's, without credentials; `None` = no
     /// answer says where the broker is.
     pub fn new(
-        link: LinkWatch,
+        (link, registry): (LinkWatch, Registry),
         phase: PhaseWatch,
         mode: Mode,
         (endpoint, metrics): (Option<String>, PrometheusHandle),
     ) -> Self {
-        Self { link, phase, mode, endpoint, metrics }
+        Self { link, registry, phase, mode, endpoint, metrics }
     }
 
     /// The readiness answer now.
@@ -64,7 +65,10 @@ impl Probes {
             // The error's own words name host and virtual host.
             (None, None) => format!("[-]broker: {}", link.why_down().class().as_str()),
         };
-        format!("{process}\n{broker}\n")
+        // Said, and no reason against being ready: the messages wait in their queues.
+        let lonely = self.registry.without_handler();
+        let lonely = lonely.iter().map(|name| format!("[+]subscription {}: no_handler\n", name.as_str()));
+        format!("{process}\n{broker}\n{}", lonely.collect::<String>())
     }
 
     fn ready_text(&self) -> (StatusCode, String) {

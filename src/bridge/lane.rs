@@ -277,7 +277,10 @@ impl LaneTask {
 
     async fn way(&mut self) -> Way {
         // Whatever ended the last session, this publish was not refused for it: there is nobody to send it to.
-        let down = |why: BrokerError| BrokerError::SessionLost { reason: why.to_string() };
+        let down = |why: BrokerError| {
+            let is_said = matches!(why, BrokerError::SessionLost { .. });
+            if is_said { why } else { BrokerError::SessionLost { reason: why.to_string() } }
+        };
         let Some(live) = self.link.live() else { return Way::None(down(self.link.now().why_down())) };
         // An alarm that came after this was handed in: the broker would not read it, and callers would wait in vain.
         if let (LaneRole::Publish, Some(reason)) = (self.terms.role, self.link.blocked()) {

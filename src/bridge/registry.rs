@@ -1,6 +1,7 @@
 //! The subscriptions of this sidecar: configured ones and those that handlers bring. Knows no wire.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
@@ -113,6 +114,7 @@ impl Registry {
             link: shared.link.clone(),
             phase: shared.phase.clone(),
             kept,
+            handlers: Arc::default(),
             alive,
         };
         let name = subscription.name.clone();
@@ -128,6 +130,13 @@ impl Registry {
     pub fn configured(&self) -> Vec<SubscriptionName> {
         let running = self.running();
         running.iter().filter(|(_, (_, kept))| *kept == Kept::Always).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of those without a handler: nothing is consumed for them.
+    pub fn without_handler(&self) -> Vec<SubscriptionName> {
+        let running = self.running();
+        let is_alone = |handle: &SubscriptionHandle| handle.handlers.load(Ordering::Relaxed) == 0;
+        running.iter().filter(|(_, (handle, _))| is_alone(handle)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Its plan, to be carried out again; `None` = it has ended, or its queue still belongs to the session that was

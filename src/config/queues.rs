@@ -273,6 +273,11 @@ fn delivery(
         let fault = Fault::new(format!("{rule}, which is {}", write_duration(other)));
         problems.push(entry.problem(key, fault.hint(format!("write \"{}\"", write_duration(bound)))));
     }
+    if delivery.prefetch_count > delivery.prefetch_max {
+        let what =
+            format!("is above prefetch_max: no handler gets more than {} unless that is raised", delivery.prefetch_max);
+        warnings.push(Warning::new(entry.path("prefetch_count"), entry.origin("prefetch_count"), &what));
+    }
     if delivery.max_lease >= CONSUMER_TIMEOUT {
         let what = "RabbitMQ takes deliveries back after 30m unless its consumer_timeout was raised";
         warnings.push(Warning::new(entry.path("max_lease"), entry.origin("max_lease"), what));

@@ -48,6 +48,8 @@ pub const PREFETCH: &str = "sidebus_prefetch_messages";
 pub const HELD: &str = "sidebus_held_messages";
 /// 1 while nothing is handed out, by reason.
 pub const PAUSED: &str = "sidebus_subscription_paused";
+/// Age of the oldest unsettled delivery.
+pub const OLDEST: &str = "sidebus_oldest_unsettled_seconds";
 /// Connected handlers.
 pub const HANDLERS: &str = "sidebus_handlers_connected";
 /// Streams that ended, by reason.
@@ -71,6 +73,8 @@ pub const HEADERS_DISTRUSTED: &str = "sidebus_headers_distrusted_total";
 const LABEL_VALUES_MAX: usize = 256;
 /// Upper bounds in seconds, as OpenTelemetry's messaging conventions have them.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// The same for handlers, which may take a whole `max_lease`.
+const HANDLER: [f64; 15] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_500.0];
 /// Upper bounds of batches in messages.
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
@@ -82,6 +86,7 @@ const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 pub fn install(version: &'static str) -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(HANDLER_SECONDS.to_owned()), &HANDLER)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_messages".to_owned()), &BATCH)?
         .install_recorder()?;
     describe();
@@ -118,6 +123,7 @@ fn describe() {
     describe_gauge!(PREFETCH, "deliveries that the broker may send ahead");
     describe_gauge!(HELD, "deliveries too large for every connected stream");
     describe_gauge!(PAUSED, "1 while nothing is handed out but probes, by reason: kill_switch, dead_letters");
+    describe_gauge!(OLDEST, "since the broker's delivery of the oldest unsettled one; looked at every 10 seconds");
     describe_gauge!(HANDLERS, "connected handlers");
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
@@ -160,6 +166,8 @@ pub struct SubscriptionMetrics {
     pub prefetch: Gauge,
     /// See [`HELD`].
     pub held: Gauge,
+    /// See [`OLDEST`].
+    pub oldest: Gauge,
     /// See [`HANDLERS`].
     pub handlers: Gauge,
 }
@@ -180,6 +188,7 @@ impl SubscriptionMetrics {
             in_flight: gauge!(IN_FLIGHT, "subscription" => name.clone()),
             prefetch: gauge!(PREFETCH, "subscription" => name.clone()),
             held: gauge!(HELD, "subscription" => name.clone()),
+            oldest: gauge!(OLDEST, "subscription" => name.clone()),
             handlers: gauge!(HANDLERS, "subscription" => name.clone()),
             subscription: name,
         }

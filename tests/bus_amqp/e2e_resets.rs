@@ -22,14 +22,14 @@ const AT_ONCE: usize = 100;
 
 /// What has become of the messages. Each eighth has no queue.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     /// Numbers by the sequences that have no answer yet.
     out: BTreeMap<i64, usize>,
     /// Nobody knows whether these are stored, or they are not.
     again: Vec<usize>,
     next: usize,
-    confirmed: BTreeSet<usize>,
-    repeated: usize,
+    pub(crate) confirmed: BTreeSet<usize>,
+    pub(crate) repeated: usize,
 }
 
 fn is_routed(number: usize) -> bool {
@@ -70,18 +70,18 @@ impl Tally {
 
 /// What those who publish, handle and reset see of each other.
 #[derive(Debug, Default)]
-struct Play {
+pub(crate) struct Play {
     /// Numbers that were confirmed and that were handled, so far.
     confirmed: Cell<usize>,
-    handled: RefCell<BTreeSet<usize>>,
+    pub(crate) handled: RefCell<BTreeSet<usize>>,
     /// No link is reset any more.
-    is_over: Cell<bool>,
-    has_ended: Notify,
+    pub(crate) is_over: Cell<bool>,
+    pub(crate) has_ended: Notify,
 }
 
 impl Play {
     /// Publishes until no link is reset any more and each message has its answer.
-    async fn publish(&self, mut publishing: Publishing) -> Tally {
+    pub(crate) async fn publish(&self, mut publishing: Publishing) -> Tally {
         let mut tally = Tally::default();
         while !(self.is_over.get() && tally.out.is_empty() && tally.again.is_empty()) {
             let is_active = publishing.states.last() == Some(&v1::PublisherState::Active);
@@ -97,7 +97,7 @@ impl Play {
     }
 
     /// Acks whatever comes; answers it.
-    async fn handle(&self, handler: &mut Handler) -> Vec<v1::Delivery> {
+    pub(crate) async fn handle(&self, handler: &mut Handler) -> Vec<v1::Delivery> {
         let mut taken = Vec::new();
         loop {
             tokio::select! {
@@ -112,17 +112,23 @@ impl Play {
         }
     }
 
+    /// Waits until both others are at work, from now on.
+    pub(crate) async fn moves_on(&self) {
+        let (confirmed, handled) = (self.confirmed.get(), self.handled.borrow().len());
+        let has_moved = async || {
+            // More than were out when the links went: these are of a new session.
+            let is_publishing = self.confirmed.get() > confirmed + OUT_MAX;
+            (is_publishing && self.handled.borrow().len() > handled).then_some(())
+        };
+        until("both are at work", has_moved).await;
+    }
+
     /// Cuts every link, each time both others are at work; answers the longest time that this took.
     async fn reset(&self, proxy: &Proxy, count: usize) -> Duration {
         let mut slowest = Duration::ZERO;
         for _ in 0..count {
-            let (confirmed, handled, since) = (self.confirmed.get(), self.handled.borrow().len(), Instant::now());
-            let has_moved = async || {
-                // More than were out when the links went: these are of a new session.
-                let is_publishing = self.confirmed.get() > confirmed + OUT_MAX;
-                (is_publishing && self.handled.borrow().len() > handled).then_some(())
-            };
-            until("both are at work", has_moved).await;
+            let since = Instant::now();
+            self.moves_on().await;
             slowest = slowest.max(since.elapsed());
             proxy.cut();
         }

@@ -110,6 +110,14 @@ impl Process {
         self.child.id()
     }
 
+    /// A line of its memory in bytes, such as `VmHWM` (the most that was ever resident) or `VmRSS`.
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let kib: u64 = found.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok()).expect("a size");
+        kib * 1024
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|end| end.is_none())
     }

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd, SubscriptionState};
 use super::copies::ALARM_PATIENCE;
-use super::intake::{Active, Adjusted, Intake, IntakeEvent, NotStarted, Stage, Started};
+use super::intake::{Active, Adjusted, Care, Intake, IntakeEvent, NotStarted, Stage, Started};
 use super::pump::{Load, Pump, size_of};
 use super::settling::Source;
 use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch, SessionId};
@@ -24,6 +24,14 @@ use crate::telemetry::metrics;
 
 /// A consumer that has lived so long was well.
 const WELL_AFTER: Duration = Duration::from_secs(30);
+/// What the broker may send ahead.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    prefetch: Prefetch,
+    /// Less than the windows take, because little is known of the size of the bodies.
+    is_careful: bool,
+}
+
 /// Waits between two tries to consume.
 const CONSUME_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -110,8 +118,11 @@ impl Pump {
                 self.metrics.prefetch.set(f64::from(prefetch.get()));
                 self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
                 // The broker counts for each consumer: what the old one was sent does not count against the new one, so
-                // without this every change would add a whole prefetch to what waits here.
-                self.shed();
+                // without this every change would add a whole prefetch to what waits here. After a step of a careful
+                // beginning that is less than a window, of bodies of a known size: not worth a second way through the broker.
+                if !std::mem::take(&mut self.care.steps_up) {
+                    self.shed();
+                }
             }
             (Ok(untaken), None) => {
                 self.metrics.prefetch.set(0.0);
@@ -209,6 +220,8 @@ impl Pump {
         self.receipts_lost(|load| is_over(load.receipt.session()));
         if live != self.last_live {
             self.last_live = live;
+            // That was the end of the last one.
+            self.trouble.take_if(|error| matches!(error, BrokerError::SessionLost { .. }));
             // A new session may well have what the last one lacked.
             if let Intake::Idle { retry_at } = &mut self.intake {
                 *retry_at = None;
@@ -239,16 +252,22 @@ impl Pump {
     }
 
     /// What the broker may send ahead. Deliveries that no handler may receive, and releases that are held, count there and
-    /// take no room in a window: they must not keep everything else away.
-    fn wanted(&self) -> Option<Prefetch> {
+    /// take no room in a window: they must not keep everything else away. The first bodies come few at a time, until their
+    /// size is known; not where a consumer cannot be changed later.
+    fn wanted(&self) -> Option<Wanted> {
         if self.pauses_for_alarm() || self.pauses_for_letters() {
             return None;
         }
-        let cap = self.subscription.delivery.prefetch_max;
+        let delivery = &self.subscription.delivery;
+        let cap = delivery.prefetch_max;
         window::prefetch(self.ledger.effective_windows(), cap)?;
         let idle = [self.ledger.held_count(), self.releases.count()];
         let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        window::prefetch(self.ledger.effective_windows().chain(idle), cap).map(Prefetch::new)
+        let full = window::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
+        let trusted = self.ledger.trusted(delivery.message_bytes_max).saturating_add(idle.map(u64::from).iter().sum());
+        let trusted = u16::try_from(trusted).unwrap_or(u16::MAX);
+        let is_careful = trusted < full && !self.subscription.queue.is_single_active();
+        Some(Wanted { prefetch: Prefetch::new(if is_careful { trusted } else { full }), is_careful })
     }
 
     /// Notes since when copies wait for the end of an alarm.
@@ -269,7 +288,7 @@ impl Pump {
         let wanted = if self.phase.now() >= Phase::Intake { None } else { self.wanted() };
         self.set_former_aside();
         match (&mut self.intake, wanted) {
-            (Intake::Idle { retry_at: None }, Some(prefetch)) => self.begin_consuming(prefetch),
+            (Intake::Idle { retry_at: None }, Some(wanted)) => self.begin_consuming(wanted),
             (Intake::Idle { .. }, None) if self.former.is_some() => {
                 if let Some(former) = self.former.take() {
                     self.intake = Intake::Active(former);
@@ -282,7 +301,11 @@ impl Pump {
             // Another consumer would begin at the end of the line.
             (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() => {}
             (Intake::Active(active), Some(wanted)) => {
-                if let Some(target) = active.follow(wanted) {
+                // Each step is worth its round trips: as much again, or the last one.
+                let is_step = !wanted.is_careful || wanted.prefetch.get() / 2 >= active.prefetch.get();
+                let is_urgent = self.care.is_careful && is_step && wanted.prefetch > active.prefetch;
+                if let Some(target) = active.follow(wanted.prefetch, is_urgent) {
+                    self.care = Care { is_careful: wanted.is_careful, steps_up: is_urgent };
                     self.adjust(Some(target));
                 }
             }
@@ -308,11 +331,14 @@ impl Pump {
         }
     }
 
-    fn begin_consuming(&mut self, wanted: Prefetch) {
-        // Not changed later on a queue whose consumers take turns: the first window may be a small one.
-        let least =
-            if self.subscription.queue.is_single_active() { self.subscription.delivery.prefetch_count } else { 0 };
-        let prefetch = wanted.max(Prefetch::new(least));
+    fn begin_consuming(&mut self, wanted: Wanted) {
+        // Not changed later on a queue whose consumers take turns: the first window may be a small one. Of bodies that are
+        // known to be large it takes fewer.
+        let is_fixed = self.subscription.queue.is_single_active();
+        let least = self.ledger.fitting(u32::from(self.subscription.delivery.prefetch_count));
+        let least = if is_fixed { u16::try_from(least).unwrap_or(u16::MAX) } else { 0 };
+        let prefetch = wanted.prefetch.max(Prefetch::new(least));
+        self.care = Care { is_careful: wanted.is_careful, steps_up: false };
         let Some(live) = self.link.live() else { return };
         if self.subscription.queue.is_exclusive() && self.link.is_closing_former() {
             // The broker would refuse it; the end of that session is told.

@@ -60,20 +60,29 @@ pub(super) struct Active {
     pub prefetch_due: Option<Instant>,
 }
 
+/// How a consumer whose prefetch began small comes to the whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Care {
+    /// Its prefetch is less than the windows take, because little is known of the bodies.
+    pub is_careful: bool,
+    /// The change on its way makes it larger for this alone.
+    pub steps_up: bool,
+}
+
 impl Active {
-    /// Follows the windows: answers a prefetch that is worth telling the broker.
-    pub(super) fn follow(&mut self, wanted: Prefetch) -> Option<Prefetch> {
+    /// Follows the windows: answers a prefetch that is worth telling the broker, at once if it is urgent.
+    pub(super) fn follow(&mut self, wanted: Prefetch, is_urgent: bool) -> Option<Prefetch> {
         if wanted == self.prefetch {
             self.prefetch_due = None;
             return None;
         }
         let now = Instant::now();
-        if now < *self.prefetch_due.get_or_insert(now + PREFETCH_SETTLES) {
+        if now < *self.prefetch_due.get_or_insert(now + PREFETCH_SETTLES) && !is_urgent {
             return None;
         }
         // Below a quarter it is not worth the round trips; the windows bound what is handed out anyway.
         let difference = self.prefetch.get().abs_diff(wanted.get());
-        let is_worth_it = difference >= self.prefetch.get().div_ceil(4);
+        let is_worth_it = is_urgent || difference >= self.prefetch.get().div_ceil(4);
         self.prefetch_due = (!is_worth_it).then_some(now + PREFETCH_LOOKS_AGAIN);
         is_worth_it.then_some(wanted)
     }

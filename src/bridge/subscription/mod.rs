@@ -1,6 +1,6 @@
 //! One subscription: a task that owns its deliveries, its consumer and its handlers. Knows no backend and no wire.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::domain::verdict::Verdict;
 use crate::runtime::{PhaseWatch, TaskKind, Tasks, until_panic};
 use crate::telemetry::metrics::CappedLabel;
 
+mod answers;
 mod brakes;
 mod consuming;
 mod copies;
@@ -31,6 +32,7 @@ mod late;
 mod letters;
 mod pump;
 mod releases;
+mod residence;
 mod settling;
 mod stopping;
 mod streams;
@@ -229,6 +231,8 @@ pub(crate) struct SubscriptionHandle {
     pub subscription: Arc<Subscription>,
     /// What it wants on the broker.
     pub wish: Wish,
+    /// Handlers that are connected.
+    pub handlers: Arc<AtomicUsize>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -255,6 +259,8 @@ pub(crate) struct Parts {
     pub phase: PhaseWatch,
     pub kept: Kept,
     pub wish: Wish,
+    /// Where it says how many handlers are connected.
+    pub handlers: Arc<AtomicUsize>,
     /// Dropped when the subscription has nothing unsettled any more and has ended.
     pub alive: mpsc::Sender<std::convert::Infallible>,
 }
@@ -262,11 +268,11 @@ pub(crate) struct Parts {
 /// Starts the task of a subscription. Its consumer begins with its first handler.
 pub(crate) fn start(tasks: &Tasks, subscription: Arc<Subscription>, parts: Parts) -> SubscriptionHandle {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let wish = parts.wish.clone();
+    let (wish, handlers) = (parts.wish.clone(), Arc::clone(&parts.handlers));
     let name = subscription.name.as_str().to_owned();
     let pump = pump::Pump::new(Arc::clone(&subscription), parts, commands, sender.downgrade());
     tasks.spawn(TaskKind::Subscription, name, pump.run());
-    SubscriptionHandle { subscription, wish, commands: sender }
+    SubscriptionHandle { subscription, wish, handlers, commands: sender }
 }
 
 /// A description of what keeps a subscription from consuming.

@@ -1,6 +1,7 @@
 //! The task of one subscription: takes one event at a time, changes the ledger, sets things going. Never waits inside.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -16,8 +17,9 @@ use super::super::wish::Wish;
 use super::brakes::Brakes;
 use super::copies::{ALARM_PATIENCE, Tried};
 use super::crashes::Crashes;
-use super::intake::{Active, Intake, IntakeEvent};
+use super::intake::{Active, Care, Intake, IntakeEvent};
 use super::releases::Releases;
+use super::residence::Residence;
 use super::settling::{Channel, Note, Settling, Source};
 use super::streams::Peer;
 use super::{Command, Context, Kept, Parts, describe};
@@ -91,11 +93,14 @@ pub(super) struct Pump {
     pub(super) wish: Wish,
     pub(super) metrics: SubscriptionMetrics,
     pub(super) intake: Intake,
+    pub(super) care: Care,
     /// The consumer of a session that was replaced, unread, until that of the new one has begun.
     pub(super) former: Option<Active>,
     pub(super) status: Status,
     /// The link or the consumer has changed since the status was told.
     pub(super) is_status_due: bool,
+    /// How many `peers` are, for others.
+    pub(super) handlers: Arc<AtomicUsize>,
     commands: mpsc::Receiver<Command>,
     /// The session of the newest consumer.
     pub(super) session: Option<SessionId>,
@@ -114,6 +119,8 @@ pub(super) struct Pump {
     pub(super) crashes: Crashes,
     /// What slows it down or pauses it.
     pub(super) brakes: Brakes,
+    /// Deliveries that stay unsettled for long.
+    pub(super) residence: Residence,
     /// Since when copies wait for the end of an alarm.
     pub(super) alarm_since: Option<Instant>,
     /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
@@ -143,11 +150,13 @@ impl Pump {
             sender,
             kept: parts.kept,
             was_used: false,
+            handlers: parts.handlers,
             commands,
             peers: BTreeMap::new(),
             settling: Settling::default(),
             copies: FuturesUnordered::new(),
             intake: Intake::Idle { retry_at: None },
+            care: Care::default(),
             former: None,
             status: Status { state: SubscriptionState::BrokerDown, description: String::new(), held: 0 },
             is_status_due: true,
@@ -159,6 +168,7 @@ impl Pump {
             late: LateAcks::default(),
             releases: Releases::default(),
             crashes: Crashes::default(),
+            residence: Residence::default(),
             alarm_since: None,
             delivery_limit_found: None,
             counters: HashMap::new(),
@@ -222,6 +232,7 @@ impl Pump {
             ledger,
             self.intake.wake_at(),
             self.releases.wake_at(),
+            self.residence.wake_at(),
             self.settling.wake_at(now),
             pause,
             self.crashes_wake_at(),
@@ -268,6 +279,7 @@ impl Pump {
         self.settling.flush();
         self.settling.sweep(Instant::now());
         self.tell_status();
+        self.look_at_residence();
         self.metrics.in_flight.set(f64::from(u32::try_from(self.ledger.open_count()).unwrap_or(u32::MAX)));
     }
 
@@ -349,6 +361,10 @@ impl Pump {
         let (link, pause) = (self.link.now(), self.brakes.pause(&self.subscription.dead_letter, now_ms));
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
+            // The consumer hears it before the link does.
+            (Some(_), Some(error @ BrokerError::SessionLost { .. })) => {
+                (SubscriptionState::BrokerDown, describe(error))
+            }
             (Some(_), Some(error)) => (SubscriptionState::Paused, describe(error)),
             (Some(_), None) if self.pauses_for_alarm() => (SubscriptionState::Paused, ALARM.to_owned()),
             (Some(_), None) if pause.is_some() => (SubscriptionState::Paused, pause.unwrap_or_default()),

@@ -1,7 +1,5 @@
 //! Verdicts, deadlines and what follows from them: acks, gives-back, copies, results.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -19,9 +17,6 @@ use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcom
 use crate::domain::message::Message;
 use crate::domain::verdict::{Verdict, VerdictKind};
 
-/// Unknown ids in a minute that end a stream.
-const NONSENSE_MAX: u32 = 100;
-
 impl Pump {
     pub(super) fn said(&mut self, stream: StreamId, said: Said) {
         if !self.peers.contains_key(&stream) {
@@ -30,6 +25,7 @@ impl Pump {
         self.resize(stream, said.messages_max, said.bytes_max);
         let before = self.ledger.working_count(stream);
         for (ids, verdict) in said.verdicts {
+            self.note_nameless(stream, &ids, verdict.as_ref().err());
             for id in ids {
                 match &verdict {
                     Ok(verdict) => self.verdict(stream, id, verdict),
@@ -44,6 +40,7 @@ impl Pump {
             peer.outbox.pace(usize::try_from(frame_max).unwrap_or(usize::MAX));
         }
         for (ids, timeout) in said.extensions {
+            self.note_nameless(stream, &ids, timeout.as_ref().err());
             for id in ids {
                 match &timeout {
                     Ok(timeout) => {
@@ -152,6 +149,7 @@ impl Pump {
         let limit = if due.clock == Clock::LeaseUsedUp { "longest lease" } else { "settle timeout" };
         warn!(
             subscription = %self.subscription.name, delivery = id.0, handler = %peer.label,
+            message.id = due.load.seen.message.properties.message_id.as_deref().unwrap_or_default(),
             attempt = due.load.seen.record.attempt(), limit, "its time is over without a verdict: a failed attempt"
         );
         let attempt = FailedAttempt {
@@ -256,50 +254,5 @@ impl Pump {
                 self.report(stream, VerdictResult::new(id, outcome));
             }
         }
-    }
-
-    /// An immediate answer to a verdict or an extension.
-    fn answer(&mut self, stream: StreamId, result: VerdictResult) {
-        let outcome = result.outcome;
-        let Some(peer) = self.peers.get_mut(&stream) else { return };
-        if outcome == Outcome::UnknownDelivery {
-            let now = Instant::now();
-            if now.duration_since(peer.nonsense.0) > Duration::from_mins(1) {
-                peer.nonsense = (now, 0);
-            }
-            peer.nonsense.1 += 1;
-            if peer.nonsense.1 >= NONSENSE_MAX {
-                let problem = format!("{NONSENSE_MAX} unknown delivery ids within a minute");
-                return self.end(stream, StreamEnd::Protocol(problem));
-            }
-        }
-        if !outcome.took_effect() {
-            self.metrics.refused(refused_label(outcome));
-        }
-        if !outcome.took_effect() || peer.results == Results::All {
-            self.report(stream, result);
-        }
-    }
-
-    fn report(&mut self, stream: StreamId, result: VerdictResult) {
-        let Some(peer) = self.peers.get(&stream) else { return };
-        if !peer.outbox.answer(result) {
-            self.end(stream, StreamEnd::SlowReader);
-        }
-    }
-}
-
-fn refused_label(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::LeaseExpired => "lease_expired",
-        Outcome::LeaseLost => "lease_lost",
-        Outcome::UnknownDelivery => "unknown_delivery",
-        Outcome::AlreadySettled => "already_settled",
-        Outcome::Invalid
-        | Outcome::Acked
-        | Outcome::RetryScheduled
-        | Outcome::DeadLettered
-        | Outcome::Released
-        | Outcome::Extended => "invalid",
     }
 }

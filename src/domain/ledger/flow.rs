@@ -8,22 +8,30 @@ use crate::domain::window::Window;
 /// slowly: where sizes are mixed it stays near the large ones and does not swing, which would be another consumer each time.
 const LARGER: f64 = 1.0 / 16.0;
 const SMALLER: f64 = 1.0 / 256.0;
+/// So many times what has come may be sent ahead, for the size of what has come tells little of what follows.
+const TRUST: u64 = 4;
 
-/// The size of the bodies that came lately.
+/// The size of the bodies that came lately, and how many have come at all.
 #[derive(Debug, Default)]
-pub(super) struct MeanBody(Option<f64>);
+pub(super) struct MeanBody {
+    mean: Option<f64>,
+    seen: u64,
+}
 
 impl MeanBody {
-    #[expect(clippy::cast_precision_loss, reason = "bodies are far below 2^52 bytes")]
+    #[expect(clippy::cast_precision_loss, reason = "bodies are far below 2^52 bytes, and so is their count")]
     pub(super) fn observe(&mut self, bytes: u64) {
         let bytes = bytes as f64;
-        let share = |mean: f64| if bytes > mean { LARGER } else { SMALLER };
-        self.0 = Some(self.0.map_or(bytes, |mean| mean + (bytes - mean) * share(mean)));
+        self.seen = self.seen.saturating_add(1);
+        // A first small one says nothing of the others.
+        let larger = LARGER.max(1.0 / self.seen as f64);
+        let share = |mean: f64| if bytes > mean { larger } else { SMALLER };
+        self.mean = Some(self.mean.map_or(bytes, |mean| mean + (bytes - mean) * share(mean)));
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of sizes is neither")]
     fn bytes(&self) -> u64 {
-        self.0.unwrap_or_default() as u64
+        self.mean.unwrap_or_default() as u64
     }
 }
 
@@ -41,6 +49,20 @@ impl<L> Ledger<L> {
     /// See [`Self::effective_window`], of all streams.
     pub fn effective_windows(&self) -> impl Iterator<Item = u32> {
         self.streams.values().map(|stream| self.effective(stream))
+    }
+
+    /// What may be sent ahead as long as little is known of the bodies: as many of the largest size as the windows in bytes
+    /// hold, or four times as many as have come.
+    pub fn trusted(&self, body_max: u64) -> u64 {
+        let fitting = |stream: &Stream| if stream.leaving { 0 } else { stream.window.fitting(body_max) };
+        let careful: u64 = self.streams.values().map(|stream| u64::from(fitting(stream))).sum();
+        careful.max(self.mean_body.seen.saturating_mul(TRUST))
+    }
+
+    /// So much of a window in messages as the largest window in bytes of a stream holds of bodies of the size that comes.
+    pub fn fitting(&self, messages: u32) -> u32 {
+        let bytes = self.streams.values().map(|stream| stream.window.bytes_max()).max().unwrap_or_default();
+        Window::new(messages, bytes).fitting(self.mean_body.bytes())
     }
 
     /// Takes out what waits beyond the room that all windows have, the newest first: it was sent ahead for windows that

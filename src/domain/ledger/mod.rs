@@ -12,6 +12,7 @@ use super::window::Window;
 
 mod dispatch;
 mod flow;
+mod residence;
 mod stream;
 mod words;
 

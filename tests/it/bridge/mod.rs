@@ -3,6 +3,7 @@
 mod bench;
 mod brakes;
 mod breaking;
+mod bursts;
 mod copies;
 mod crashes;
 mod flow;
@@ -12,4 +13,5 @@ mod losses;
 mod misfits;
 mod pipes;
 mod renewing;
+mod residence;
 mod stopping;

@@ -63,13 +63,15 @@ async fn traffic(place: &Place, daemon: &Daemon) -> Handler {
     handler.say(settle([held[2].id], retry("AGAIN", Some(0)))).await;
     handler.say(settle([held[3].id], dead_letter("NEVER"))).await;
     handler.say(settle([12], ack())).await;
+    handler.say(settle([], ack())).await;
     assert_eq!(handler.delivery().await.attempt, 2);
     handler
 }
 
 #[tokio::test]
 async fn the_page_tells_what_has_happened() {
-    let place = Place::memory().file("sidebus.toml", WORK);
+    // So small that a whole window of them may come at once.
+    let place = Place::memory().file("sidebus.toml", &format!("{WORK}max_message_bytes = \"64KiB\"\n"));
     let daemon = place.daemon(&[]).await;
     daemon.ready().await;
     let _handler = traffic(&place, &daemon).await;
@@ -88,6 +90,8 @@ async fn the_page_tells_what_has_happened() {
         (names::SETTLEMENTS, &[work, ("verdict", "retry"), ("source", "handler"), ("outcome", "applied")], 1.0),
         (names::SETTLEMENTS, &[work, ("verdict", "dead_letter"), ("source", "handler"), ("outcome", "applied")], 1.0),
         (names::SETTLEMENTS_REFUSED, &[work, ("outcome", "unknown_delivery")], 1.0),
+        // A verdict that names no delivery has no answer.
+        (names::SETTLEMENTS_REFUSED, &[work, ("outcome", "invalid")], 1.0),
         (names::RETRIES, &[work, ("attempt", "1")], 1.0),
         (names::DEAD_LETTERS, &[work, ("cause", "rejected_by_handler")], 1.0),
         (names::HANDLERS, &[work], 1.0),
@@ -95,6 +99,7 @@ async fn the_page_tells_what_has_happened() {
         (names::PREFETCH, &[work], 100.0),
         (names::PAUSED, &[work, ("reason", "kill_switch")], 0.0),
         ("sidebus_handler_seconds_count", &[work], 4.0),
+        ("sidebus_handler_seconds_bucket", &[work, ("le", "1500")], 4.0),
         ("sidebus_publish_confirm_seconds_count", &[("role", "publish")], 2.0),
         ("sidebus_publish_batch_messages_sum", &[("role", "publish")], 5.0),
     ];
@@ -132,7 +137,7 @@ async fn names_have_one_prefix_and_labels_are_closed_sets() {
             &["left", "lost", "slow_reader", "protocol", "draining", "mismatch", "bug", "kill_switch", "dead_letters"],
         ),
         ("kind", &["exchange", "queue", "binding"]),
-        ("outcome", &["applied", "stale", "unknown_delivery"]),
+        ("outcome", &["applied", "stale", "unknown_delivery", "invalid"]),
     ]);
     for sample in &samples {
         assert!(sample.name.starts_with("sidebus_"), "{sample:?}");

@@ -5,6 +5,7 @@ use sidebus::broker::memory::{MemoryBroker, MemoryOptions};
 
 use super::WORK;
 use crate::support::sidecar::Sidecar;
+use crate::support::words::open;
 use crate::support::{eventually, http};
 
 const READY: u16 = 200;
@@ -81,6 +82,7 @@ async fn the_health_listener_has_probes_and_metrics_and_nothing_else() {
     }
 }
 
+/// And failures.md H13: who has no handler is named.
 #[tokio::test]
 async fn no_answer_says_where_the_broker_is_if_that_is_asked_for() {
     for (redact, is_told) in [(false, true), (true, false)] {
@@ -106,7 +108,11 @@ async fn no_answer_says_where_the_broker_is_if_that_is_asked_for() {
         let (_, verbose) = http::get(&address, "/readyz?verbose").await.unwrap();
         let place = if is_told { " at memory" } else { "" };
         let version = env!("CARGO_PKG_VERSION");
-        assert_eq!(verbose, format!("[+]process\n[+]broker: Sidebus memory {version}{place}\nready\n"));
+        let well = format!("[+]process\n[+]broker: Sidebus memory {version}{place}\n");
+        assert_eq!(verbose, format!("{well}[+]subscription work: no_handler\nready\n"));
+        let _handler = sidecar.handler(open("work")).await;
+        let (_, verbose) = http::get(&address, "/readyz?verbose").await.unwrap();
+        assert_eq!(verbose, format!("{well}ready\n"), "one that has a handler is no news");
         let (_, metrics) = http::get(&sidecar.addresses.health.unwrap().to_string(), "/metrics").await.unwrap();
         assert!(!metrics.contains("rabbit.internal"), "{metrics}");
     }

@@ -98,6 +98,7 @@ auto_delete = true
 durable = false
 arguments = { x-max-priority = 20 }
 max_lease = "40m"
+prefetch_count = 2001
 [grpc]
 listen = "0.0.0.0:7672"
 insecure = true
@@ -115,11 +116,12 @@ insecure = true
     bus.amqp.url: brokers refuse the user guest from anywhere but their own host, and "rabbit" is another (AMQP_URL)
     bus.amqp.url: plain AMQP to "rabbit": password and messages can be read on the way; write amqps:// (AMQP_URL)
     bus.amqp.url: the address ends in a slash, which is the vhost with the empty name; leave the slash out for "/" (AMQP_URL)
-    grpc.insecure: 0.0.0.0:7672 is open to everybody who reaches it, in plaintext and without identity (sidebus.toml:10)
+    grpc.insecure: 0.0.0.0:7672 is open to everybody who reaches it, in plaintext and without identity (sidebus.toml:11)
     queues.a.arguments: x-max-priority: more than 10 priorities cost memory and time on the broker (sidebus.toml:6)
     queues.a.auto_delete: the queue and its backlog go with the last consumer, also when the link is lost (sidebus.toml:4)
     queues.a.durable: the queue and its messages are gone when the broker restarts (sidebus.toml:5)
     queues.a.max_lease: RabbitMQ takes deliveries back after 30m unless its consumer_timeout was raised (sidebus.toml:7)
+    queues.a.prefetch_count: is above prefetch_max: no handler gets more than 2000 unless that is raised (sidebus.toml:8)
     queues.a.queue_type: a classic queue counts no deliveries: a message that kills its handler stalls it (sidebus.toml:3)
     "#);
     assert_eq!(amqp(&loaded).vhost, "");

@@ -1,0 +1,130 @@
+//! What a sidecar has in memory: bounded by the windows in bytes, whatever waits in the queue and whoever does not read.
+//!
+//! Each test prints what it has measured.
+
+use std::process::Command;
+
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use sidebus::grpc::proto::sidebus::v1;
+use tokio::time::Instant;
+
+use crate::support::handler::Handler;
+use crate::support::process::Process;
+use crate::support::scene::{Scene, Sidecar};
+
+const MIB: u64 = 1024 * 1024;
+const SMALL: usize = 64 * 1024;
+
+/// Stores so many bodies of this size behind the sidecar's back, so that its memory shows nothing of it.
+async fn store(scene: &Scene, count: usize, bytes: usize) {
+    let (amqp, queue) = (scene.amqp().await, scene.name("work"));
+    amqp.channel.confirm_select(ConfirmSelectOptions { nowait: false }).await.expect("confirms");
+    let body = vec![0; bytes];
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    for _ in 0..count {
+        let sent =
+            amqp.channel.basic_publish("".into(), queue.as_str().into(), options, &body, BasicProperties::default());
+        let confirm = sent.await.expect("sent").await.expect("an answer");
+        assert!(confirm.is_ack());
+    }
+}
+
+/// A handler that may receive anything.
+async fn wide(sidecar: &Sidecar) -> Handler {
+    let open = v1::SubscribeOpen { max_message_bytes: 64 << 20, ..Handler::of("work") };
+    Handler::open(sidecar.channel().await, open).await
+}
+
+/// Takes and acks so many; answers how many that are in a second.
+async fn rate(handler: &mut Handler, count: usize) -> f64 {
+    let begun = Instant::now();
+    for _ in 0..count {
+        let delivery = handler.delivery().await;
+        handler.ack(&[delivery]).await;
+    }
+    f64::from(u32::try_from(count).expect("few")) / begun.elapsed().as_secs_f64()
+}
+
+/// What it has at most had in memory, which must be below the bound.
+fn stays_below(sidecar: &Sidecar, what: &str, before: u64, bound: u64) -> String {
+    let (now, peak) = (sidecar.process.memory("VmRSS"), sidecar.process.memory("VmHWM"));
+    let [before, now, peak] = [before, now, peak].map(|bytes| bytes / MIB);
+    let found = format!("{what}: {before} MiB before, {now} MiB now, {peak} MiB at most; bound {} MiB", bound / MIB);
+    assert!(peak < bound / MIB, "{found}");
+    found
+}
+
+/// failures.md H5: one handler does not read from its socket any more, the other one keeps its rate.
+#[tokio::test]
+async fn a_handler_that_does_not_read_its_stream_costs_its_window_and_slows_nobody_down() {
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut handler = sidecar.handler().await;
+    store(&scene, 500, SMALL).await;
+    let alone = rate(&mut handler, 500).await;
+    let before = sidecar.process.memory("VmRSS");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidebus"));
+    command.args(["sub", "--subscription", "work", "--endpoint", &sidecar.grpc]);
+    let mut deaf = Process::start("deaf handler", command, &[]);
+    sidecar.metric_becomes("sidebus_handlers_connected{subscription=\"work\"}", 2.0).await;
+    deaf.signal("STOP");
+    // 256 MiB; each handler has a window of 8.
+    store(&scene, 4_096, SMALL).await;
+    let beside = rate(&mut handler, 3_900).await;
+    println!("{alone:.0} messages of 64 KiB in a second alone, {beside:.0} beside a handler that does not read");
+    println!(
+        "{}",
+        stays_below(&sidecar, "4,096 bodies of 64 KiB for two handlers, one deaf", before, before + 96 * MIB)
+    );
+    assert!(beside > alone / 4.0, "the other one keeps its rate");
+
+    deaf.kill().await;
+    rate(&mut handler, 4_096 - 3_900).await;
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
+}
+
+/// failures.md H4.
+#[tokio::test]
+async fn before_a_stuck_handler_the_backlog_stays_in_the_broker() {
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut handler = sidecar.handler().await;
+    store(&scene, 100, SMALL).await;
+    let first = handler.deliveries(100).await;
+    let before = sidecar.process.memory("VmRSS");
+    store(&scene, 3_000, SMALL).await;
+
+    // It goes on and gets stuck, again and again, each time with its whole window.
+    handler.ack(&first).await;
+    for _ in 0..5 {
+        let held = handler.deliveries(100).await;
+        let waiting = scene.amqp().await.depth(&scene.name("work")).await.expect("the queue is there");
+        println!("{waiting} wait in the broker while 100 are held");
+        assert!(waiting >= 3_000 - 5 * 100 - 100, "nothing is taken ahead of the window");
+        handler.ack(&held).await;
+    }
+    println!("{}", stays_below(&sidecar, "3,000 bodies of 64 KiB behind a stuck handler", before, before + 64 * MIB));
+    rate(&mut handler, 2_500).await;
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+}
+
+/// failures.md S3: nothing is known of the bodies when the first ones come.
+#[tokio::test]
+async fn large_bodies_that_wait_for_the_first_handler_come_a_few_at_a_time() {
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("queue_type = \"classic\"")).await;
+    store(&scene, 100, 8 << 20).await;
+    let before = sidecar.process.memory("VmRSS");
+    let mut handler = wide(&sidecar).await;
+    let rate = rate(&mut handler, 100).await;
+    println!("{rate:.0} messages of 8 MiB in a second");
+    println!("{}", stays_below(&sidecar, "100 bodies of 8 MiB", before, before + 160 * MIB));
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
+}
