@@ -303,9 +303,9 @@ impl Pump {
             (Intake::Active(active), Some(wanted)) => {
                 // Each step is worth its round trips: as much again, or the last one.
                 let is_step = !wanted.is_careful || wanted.prefetch.get() / 2 >= active.prefetch.get();
-                let is_urgent = self.care.is_careful && is_step && wanted.prefetch > active.prefetch;
-                if let Some(target) = active.follow(wanted.prefetch, is_urgent) {
-                    self.care = Care { is_careful: wanted.is_careful, steps_up: is_urgent };
+                let steps_up = self.care.is_careful && wanted.prefetch > active.prefetch;
+                if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
+                    self.care = Care { is_careful: wanted.is_careful, steps_up };
                     self.adjust(Some(target));
                 }
             }
