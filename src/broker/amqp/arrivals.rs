@@ -16,13 +16,16 @@ use super::convert::message_in;
 use super::error;
 use crate::broker::{Arrivals, BrokerError, Incoming, Prefetch, Receipt};
 
+/// Consumers of one channel: a prefetch that grows is shared by so many.
+const CONSUMERS_MAX: usize = 8;
+
 /// Arrivals of one channel.
 pub(super) struct AmqpArrivals {
     shared: Arc<ConsumeChannel>,
     prefetch: Prefetch,
-    /// The consumer that the broker serves; none once it was cancelled.
-    active: Option<Consumer>,
-    /// Consumers on their way out, which may still hold deliveries. At most one, unless a change was given up midway.
+    /// The consumers that the broker serves, whose prefetches together are ours; none once they were cancelled.
+    active: Vec<Consumer>,
+    /// Consumers on their way out, which may still hold deliveries. Those of one change, unless another was given up midway.
     retiring: Vec<Consumer>,
     /// Taken from lapin and not yet handed out: the leftovers of a changed prefetch.
     waiting: VecDeque<Delivery>,
@@ -39,7 +42,7 @@ impl fmt::Debug for AmqpArrivals {
 
 impl AmqpArrivals {
     pub(super) fn new(shared: Arc<ConsumeChannel>, prefetch: Prefetch, consumer: Consumer) -> Self {
-        Self { shared, prefetch, active: Some(consumer), retiring: Vec::new(), waiting: VecDeque::new(), over: None }
+        Self { shared, prefetch, active: vec![consumer], retiring: Vec::new(), waiting: VecDeque::new(), over: None }
     }
 
     /// Moves what lapin has ready into `waiting`, at most until that holds `count`.
@@ -53,15 +56,37 @@ impl AmqpArrivals {
             end.is_none()
         });
         self.retiring = leaving;
-        let Some(consumer) = &mut self.active else { return };
-        let Some(end) = take_ready(consumer, &mut self.waiting, count, context) else { return };
-        self.active = None;
+        let Some(end) = self.take_all_ready(count, context) else { return };
+        self.active.clear();
         self.over = Some(match end {
             End::Failed(error) => error::ended(&error),
             // lapin ends the stream without an error when the queue is deleted, and leaves the channel as it is.
             End::Plain if self.shared.is_alive() => self.cancelled(),
             End::Plain => BrokerError::SessionLost { reason: "the channel was closed".to_owned() },
         });
+    }
+
+    /// Until none of the consumers has more: what came to one of them before something that was taken from another is there by
+    /// then, and all of it is put in the order of the channel.
+    fn take_all_ready(&mut self, count: usize, context: &mut Context<'_>) -> Option<End> {
+        let mut end = None;
+        loop {
+            let before = self.waiting.len();
+            for consumer in &mut self.active {
+                end = end.or_else(|| take_ready(consumer, &mut self.waiting, count, context));
+            }
+            if end.is_some() || self.active.len() < 2 || self.waiting.len() == before {
+                break;
+            }
+        }
+        if self.active.len() > 1 {
+            self.sort();
+        }
+        end
+    }
+
+    fn sort(&mut self) {
+        self.waiting.make_contiguous().sort_unstable_by_key(|delivery| delivery.delivery_tag);
     }
 
     fn poll_batch(&mut self, room: usize, context: &mut Context<'_>) -> Poll<Result<Vec<Incoming>, BrokerError>> {
@@ -87,7 +112,12 @@ impl AmqpArrivals {
         // In force until all is done: a change that fails or is dropped midway may leave a consumer that nobody reads,
         // and only the end of the channel gives its deliveries back.
         self.over = Some(BrokerError::ChannelClosed { reason: "a change of the prefetch was given up".to_owned() });
-        if let Err(reason) = self.swap(prefetch).await {
+        let more = prefetch.get().checked_sub(self.prefetch.get()).filter(|_| self.active.len() < CONSUMERS_MAX);
+        let changed = match more {
+            Some(more) => self.add(Prefetch::new(more)).await,
+            None => self.swap(prefetch).await,
+        };
+        if let Err(reason) = changed {
             self.over = Some(reason.clone());
             return Err(reason);
         }
@@ -97,16 +127,24 @@ impl AmqpArrivals {
         Ok(())
     }
 
+    /// One consumer more, and none goes: quorum queues give back what was on its way to one that is cancelled, and count it.
+    async fn add(&mut self, more: Prefetch) -> Result<(), BrokerError> {
+        self.shared.qos(more).await?;
+        let consumer = self.shared.consume().await?;
+        self.active.push(consumer);
+        Ok(())
+    }
+
     async fn swap(&mut self, prefetch: Prefetch) -> Result<(), BrokerError> {
         self.shared.qos(prefetch).await?;
         let consumer = self.shared.consume().await?;
-        let old = self.active.replace(consumer);
-        let tag = old.as_ref().map(Consumer::tag);
+        let old = std::mem::replace(&mut self.active, vec![consumer]);
+        let tags: Vec<_> = old.iter().map(Consumer::tag).collect();
         self.retiring.extend(old);
-        match tag {
-            Some(tag) => self.shared.cancel(tag).await,
-            None => Ok(()),
+        for tag in tags {
+            self.shared.cancel(tag).await?;
         }
+        Ok(())
     }
 
     /// All that is there, in the order of the channel: two consumers share its tags, each has a buffer of its own.
@@ -116,14 +154,18 @@ impl AmqpArrivals {
             Poll::Ready(())
         })
         .await;
-        self.waiting.make_contiguous().sort_unstable_by_key(|delivery| delivery.delivery_tag);
+        self.sort();
     }
 
     async fn stop(&mut self) -> Result<Vec<Incoming>, BrokerError> {
-        let Some(tag) = self.active.as_ref().map(Consumer::tag) else { return Ok(Vec::new()) };
-        self.shared.cancel(tag).await?;
+        if self.active.is_empty() {
+            return Ok(Vec::new());
+        }
+        for tag in self.active.iter().map(Consumer::tag) {
+            self.shared.cancel(tag).await?;
+        }
         self.gather_all().await;
-        self.active = None;
+        self.active.clear();
         self.over = Some(self.cancelled());
         Ok(self.waiting.drain(..).map(|delivery| incoming(&self.shared, delivery)).collect())
     }
