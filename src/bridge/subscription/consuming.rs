@@ -301,8 +301,8 @@ impl Pump {
             // Another consumer would begin at the end of the line.
             (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() => {}
             (Intake::Active(active), Some(wanted)) => {
-                // Each step is worth its round trips: as much again, or the last one.
-                let is_step = !wanted.is_careful || wanted.prefetch.get() / 2 >= active.prefetch.get();
+                // Each step is worth its round trips: four times as much, or the last one.
+                let is_step = !wanted.is_careful || wanted.prefetch.get() / 4 >= active.prefetch.get();
                 let steps_up = self.care.is_careful && wanted.prefetch > active.prefetch;
                 if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
                     self.care = Care { is_careful: wanted.is_careful, steps_up };

@@ -8,8 +8,9 @@ use crate::domain::window::Window;
 /// slowly: where sizes are mixed it stays near the large ones and does not swing, which would be another consumer each time.
 const LARGER: f64 = 1.0 / 16.0;
 const SMALLER: f64 = 1.0 / 256.0;
-/// So many times what has come may be sent ahead, for the size of what has come tells little of what follows.
-const TRUST: u64 = 4;
+/// So many times what has come may be sent ahead, for the size of what has come tells little of what follows. Few steps lead
+/// to the whole: each is another consumer that operators see.
+const TRUST: u64 = 16;
 
 /// The size of the bodies that came lately, and how many have come at all.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl<L> Ledger<L> {
     }
 
     /// What may be sent ahead as long as little is known of the bodies: as many of the largest size as the windows in bytes
-    /// hold, or four times as many as have come.
+    /// hold, or sixteen times as many as have come.
     pub fn trusted(&self, body_max: u64) -> u64 {
         let fitting = |stream: &Stream| if stream.leaving { 0 } else { stream.window.fitting(body_max) };
         let careful: u64 = self.streams.values().map(|stream| u64::from(fitting(stream))).sum();

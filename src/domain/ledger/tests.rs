@@ -220,13 +220,13 @@ fn what_is_sent_ahead_is_trusted_by_what_has_come() {
     let mut bench = Bench::with_window(100);
     assert_eq!(bench.ledger.trusted(2_500), 4, "10,000 bytes hold four of the largest");
     bench.arrive(&["a"; 2]);
-    assert_eq!(bench.ledger.trusted(2_500), 8);
+    assert_eq!(bench.ledger.trusted(2_500), 32);
     assert_eq!(bench.ledger.trusted(10), 100);
     // The small ones came first and weigh no more than it.
     bench.ledger.arrive(bench.now, "b", size(900), Suspicion::None);
     assert_eq!((bench.ledger.effective_window(ONE), bench.ledger.fitting(50)), (33, 33));
     bench.ledger.leave(ONE);
-    assert_eq!(bench.ledger.trusted(2_500), 12);
+    assert_eq!(bench.ledger.trusted(2_500), 48);
 }
 
 #[test]
