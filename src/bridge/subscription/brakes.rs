@@ -84,7 +84,7 @@ impl Drop for Brakes {
 
 impl Pump {
     /// How many deliveries may be handed out now.
-    pub(super) fn at_most(&mut self) -> usize {
+    pub(super) fn take_allowance(&mut self) -> usize {
         if std::mem::take(&mut self.brakes.has_opened) {
             self.take_back_unwritten();
         }

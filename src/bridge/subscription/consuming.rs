@@ -99,7 +99,8 @@ impl Pump {
         }
         // More than the broker sends ahead now: it came over the consumer before this one.
         let sent_ahead = self.intake.prefetch().map_or(usize::MAX, |prefetch| usize::from(prefetch.get()));
-        if self.ledger.waiting_count() > sent_ahead {
+        // Suspects came over an earlier one.
+        if self.ledger.waiting_count() - self.ledger.suspects_waiting() > sent_ahead {
             self.shed();
         }
     }
@@ -231,6 +232,8 @@ impl Pump {
 
     /// These receipts are worthless: the broker hands the messages out again.
     fn receipts_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
+        self.releases_lost(&is_lost);
+        self.crashes_lost(&is_lost);
         let lost = self.ledger.lose(Instant::now().into_std(), is_lost);
         for load in lost.revoked.iter().flat_map(|(_, lost)| lost).map(|(_, load)| load).chain(&lost.waiting) {
             self.acquit(load);
@@ -354,6 +357,8 @@ impl Pump {
         if target.is_none() && self.subscription.queue.is_auto_delete() {
             // The queue goes with its last consumer: what we hold must be back in it before, for other consumers.
             self.give_back_waiting();
+            self.give_back_suspects();
+            self.forgive();
             self.settling.flush();
         }
         let intake = std::mem::replace(&mut self.intake, Intake::Idle { retry_at: None });

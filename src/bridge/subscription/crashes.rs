@@ -56,7 +56,7 @@ impl Crashes {
 impl Pump {
     /// What a handler held that was lost without a word.
     pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str) {
-        self.ledger.crashed();
+        self.ledger.suspects_go_alone();
         let is_alone = held.len() == 1;
         for (id, mut load) in held {
             if is_alone {
@@ -70,7 +70,7 @@ impl Pump {
                 load.suspicion = Suspicion::Suspect;
             }
             let (arrived, size, suspicion) = (load.arrived.into_std(), load.size, load.suspicion);
-            self.ledger.arrive(arrived, load, size, suspicion);
+            self.ledger.wait_again(arrived, load, size, suspicion);
         }
     }
 
@@ -101,11 +101,23 @@ impl Pump {
         }
     }
 
-    /// We are stopped, and the handlers with us: nothing is charged.
+    /// Nothing is charged: we are stopped, and the handlers with us, or the queue goes. It goes back and stays a suspect.
     pub(super) fn forgive(&mut self) {
-        for crash in std::mem::take(&mut self.crashes.pending) {
+        for Crash { mut load, .. } in std::mem::take(&mut self.crashes.pending) {
             self.metrics.crashed(false);
-            self.give_back(crash.load, None, Source::Crash);
+            if load.suspicion == Suspicion::None {
+                load.suspicion = Suspicion::Suspect;
+            }
+            self.give_back(load, None, Source::Crash);
+        }
+    }
+
+    /// The broker hands these out again, as suspects; a charge would be one for another time.
+    pub(super) fn crashes_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
+        let before = self.crashes.pending.len();
+        self.crashes.pending.retain(|crash| !is_lost(&crash.load));
+        for _ in self.crashes.pending.len()..before {
+            self.metrics.crashed(false);
         }
     }
 
@@ -144,21 +156,26 @@ impl Pump {
         }
     }
 
-    /// It will be delivered again, and no handler is to blame.
+    /// It will be delivered again, and no handler is to blame, unless one is already.
     pub(super) fn acquit(&mut self, load: &Load) {
         if load.suspicion == Suspicion::None {
-            let print = Print::loose(&load.seen.message, load.seen.record.attempt());
-            self.crashes.innocents.add(Instant::now().into_std(), print);
+            self.acquit_seen(&load.seen);
         }
+    }
+
+    /// The same of what a handler has spoken of.
+    pub(super) fn acquit_seen(&mut self, seen: &Seen) {
+        let print = Print::loose(&seen.message, seen.record.attempt());
+        self.crashes.innocents.add(Instant::now().into_std(), print);
     }
 
     /// Whether a handler may have been lost with this. The flag is the broker's: this sidecar or another one had it before.
     pub(super) fn suspicion(&mut self, seen: &Seen, redelivered: bool, now: Instant) -> Suspicion {
         match seen.record.crashes {
-            Some(0) => Suspicion::Suspect,
-            Some(_) => Suspicion::Charged,
-            None if !redelivered || self.is_innocent(seen, now) => Suspicion::None,
-            None => Suspicion::Suspect,
+            Some(charged) if charged > 0 => Suspicion::Charged,
+            None if !redelivered => Suspicion::None,
+            Some(_) | None if self.is_innocent(seen, now) => Suspicion::None,
+            Some(_) | None => Suspicion::Suspect,
         }
     }
 

@@ -287,7 +287,7 @@ impl Pump {
         if self.phase.now() >= Phase::Intake {
             return;
         }
-        let (now, mut left) = (Instant::now(), self.at_most());
+        let (now, mut left) = (Instant::now(), self.take_allowance());
         let granted = {
             let mut ids = self.context.ids.lock().unwrap_or_else(PoisonError::into_inner);
             self.ledger.dispatch(now.into_std(), || {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::copies::Purpose;
 use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
-use crate::broker::{Proof, Settlement};
+use crate::broker::{Proof, Settled, Settlement};
 use crate::domain::giving_up::{self, GUARD_MARGIN};
 use crate::domain::ledger::{DeliveryId, Outcome, Suspicion};
 use crate::domain::message::Value;
@@ -66,13 +66,29 @@ impl Pump {
         }
     }
 
+    /// The broker hands these out again by itself.
+    pub(super) fn releases_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
+        let (lost, held) = std::mem::take(&mut self.releases.0).into_iter().partition(|(_, load, _)| is_lost(load));
+        self.releases.0 = held;
+        let lost: Vec<(Instant, Load, DeliveryId)> = lost;
+        let stale = lost.into_iter().map(|(_, load, id)| {
+            self.acquit(&load);
+            let (verdict, outcome, source) = (VerdictKind::Release, Outcome::Released, Source::Handler);
+            (Note { id: Some(id), verdict, outcome, source, done: None }, Settled::Stale)
+        });
+        let stale: Vec<_> = stale.collect();
+        if !stale.is_empty() {
+            self.settled(stale);
+        }
+    }
+
     /// Gives back what waits for a handler.
     pub(super) fn give_back_waiting(&mut self) {
         for load in self.ledger.take_waiting() {
             self.give_back(load, None, Source::Sidecar);
         }
-        // For others they are kept for a handler that starts again; an auto-delete queue would be gone by then.
-        if self.phase.now() >= Phase::Intake || self.subscription.queue.is_auto_delete() {
+        // Else they are kept for a handler that starts again.
+        if self.phase.now() >= Phase::Intake {
             self.give_back_suspects();
             self.forgive();
         }

@@ -199,6 +199,9 @@ impl Pump {
             // Nothing was stored for it.
             Fate::SessionOver => return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]),
             Fate::Impossible | Fate::TooLate => {
+                if let Some(seen) = copy.note.done.as_ref().filter(|_| copy.note.source == Source::Handler) {
+                    self.acquit_seen(seen);
+                }
                 let note = Note { outcome: Outcome::Released, done: None, ..copy.note };
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
                 return self.settling.push(Job { receipt: copy.receipt, settlement, proof, note });

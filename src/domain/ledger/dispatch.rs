@@ -20,7 +20,7 @@ impl<L> Ledger<L> {
         let mut granted = self.dispatch_suspects(now, &mut next_id);
         let mut kept = VecDeque::new();
         // Streams that a suspect, or a large item, waits for: they get nothing more until it fits, or it would wait for ever.
-        let mut reserved = self.set_apart();
+        let mut reserved = self.set_apart(now);
         while let Some(item) = self.waiting.pop_front() {
             if !self.streams.iter().any(|(id, stream)| stream.has_room() && !reserved.contains(id)) {
                 self.waiting.push_front(item);
@@ -55,9 +55,9 @@ impl<L> Ledger<L> {
         while let Some(item) = self.suspects.pop_front() {
             let Some(stream) = self.freest(&item) else {
                 // In their order, or one that needs a stream for itself would see others pass for ever.
-                let is_receivable = self.is_receivable(item.size);
+                let is_wanted = self.streams.values().any(|stream| stream.is_for(item.size));
                 kept.push_back(item);
-                if is_receivable {
+                if is_wanted {
                     break;
                 }
                 continue;
@@ -83,22 +83,24 @@ impl<L> Ledger<L> {
     }
 
     /// Streams that get nothing but suspects: those that work on some, and as long as some wait, those that hold least
-    /// until half of all are set apart. At least one, whatever else waits; never all of several, so that the others go on.
-    fn set_apart(&self) -> BTreeSet<StreamId> {
+    /// until half of all are set apart, at least one. Those that do not move neither count nor are chosen, as long as there
+    /// is another: suspects would wait for them.
+    fn set_apart(&self, now: Instant) -> BTreeSet<StreamId> {
         let mut apart: BTreeSet<StreamId> =
             self.streams.iter().filter(|(_, stream)| stream.is_apart()).map(|(id, _)| *id).collect();
-        let waits = self.suspects.iter().find(|item| self.is_receivable(item.size));
-        let Some(item) = waits else { return apart };
-        let mut others: Vec<(u32, StreamId)> = self
+        let wanted = self.suspects.iter().find(|item| self.streams.values().any(|stream| stream.is_for(item.size)));
+        let Some(item) = wanted else { return apart };
+        let (mut movers, mut stuck): (Vec<_>, Vec<_>) = self
             .streams
             .iter()
-            .filter(|(id, stream)| stream.is_for(item.size) && !apart.contains(id))
-            .map(|(id, stream)| (stream.window.messages(), *id))
-            .collect();
-        others.sort_unstable();
-        let (all, have) = (others.len() + apart.len(), apart.len());
-        let lacking = (all / 2).max(1).saturating_sub(have);
-        apart.extend(others.into_iter().take(lacking).map(|(_, id)| id));
+            .filter(|(_, stream)| stream.is_for(item.size))
+            .partition(|(_, stream)| !stream.is_stuck(now));
+        let from = if movers.is_empty() { &mut stuck } else { &mut movers };
+        let have = from.iter().filter(|(id, _)| apart.contains(id)).count();
+        let lacking = (from.len() / 2).max(1).saturating_sub(have);
+        from.retain(|(id, _)| !apart.contains(id));
+        from.sort_unstable_by_key(|(id, stream)| (stream.window.messages(), **id));
+        apart.extend(from.iter().take(lacking).map(|(id, _)| **id));
         apart
     }
 
@@ -152,9 +154,14 @@ impl<L> Ledger<L> {
         taken
     }
 
-    /// A handler was lost with what it held: suspects go alone again.
-    pub fn crashed(&mut self) {
+    /// A handler was lost with what it held.
+    pub fn suspects_go_alone(&mut self) {
         self.group = 1;
+    }
+
+    /// What a lost handler held waits for another one; it had arrived then.
+    pub fn wait_again(&mut self, arrived: Instant, load: L, size: Size, suspicion: Suspicion) {
+        self.wait_last(Waiting { load, size, arrived, suspicion });
     }
 
     /// Suspects that wait for a handler.

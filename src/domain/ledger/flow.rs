@@ -72,7 +72,8 @@ impl<L> Ledger<L> {
         let room = |stream: &Stream| self.effective(stream).saturating_sub(stream.window.messages());
         let room: u64 = self.streams.values().map(|stream| u64::from(room(stream))).sum();
         // What nobody may receive is in nobody's way.
-        let room = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(self.held_count());
+        let held = self.waiting.iter().filter(|item| !self.is_receivable(item.size)).count();
+        let room = usize::try_from(room).unwrap_or(usize::MAX).saturating_add(held);
         let kept = room.min(self.waiting.len());
         self.waiting.drain(kept..).rev().map(|item| item.load).collect()
     }

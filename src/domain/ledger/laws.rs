@@ -257,13 +257,13 @@ impl Pair {
                 let stream = StreamId(stream.into());
                 model.streams.remove(&stream);
                 let held = ledger.detach(stream);
-                ledger.crashed();
+                ledger.suspects_go_alone();
                 for (id, load) in held {
                     prop_assert_eq!(model.held.remove(&id.0), Some((stream, load, false)));
                     model.suspect();
                     model.suspicions[load as usize] = Suspicion::Suspect;
                     let (arrived, body) = (model.arrived[load as usize], model.bodies[load as usize]);
-                    ledger.arrive(arrived, load, size(body), Suspicion::Suspect);
+                    ledger.wait_again(arrived, load, size(body), Suspicion::Suspect);
                     model.waiting.push(load);
                 }
                 model.group = 1;

@@ -11,6 +11,9 @@ use crate::domain::window::Window;
 /// Ended deliveries that are remembered for each stream, so that a repeated frame is answered and not unknown.
 const REMEMBERED_MAX: usize = 10_000;
 
+/// A stream that works on one delivery for so long is not waited for by suspects, where others move.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// The terms of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -93,6 +96,11 @@ impl Stream {
     pub(super) fn takes_suspect(&self, suspicion: Suspicion, group: usize) -> bool {
         let held = self.working.len();
         held == 0 || (suspicion == Suspicion::Suspect && self.charged == 0 && self.suspects == held && held < group)
+    }
+
+    /// True if its oldest delivery has been that for long: who waits for it to be empty would wait.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        self.oldest.is_some_and(|oldest| now >= oldest.since + STUCK)
     }
 
     /// True if it could ever receive this, whatever it holds now.

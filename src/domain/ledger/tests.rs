@@ -353,7 +353,7 @@ fn after_a_crash_suspects_go_alone_again() {
     bench.settle(ONE, 1);
     assert_eq!(bench.dispatch(), [(ONE, 2), (ONE, 3)]);
     let held = bench.ledger.detach(ONE);
-    bench.ledger.crashed();
+    bench.ledger.suspects_go_alone();
     for (_, load) in held {
         bench.suspect(&[load], Suspicion::Suspect);
     }
