@@ -294,6 +294,9 @@ impl Keeper {
             (link.live, link.leaving, link.is_closing_former, link.blocked) = (None, None, false, None);
             if let Ended::ByBroker(error) = &ended {
                 link.error = Some(error.clone());
+                if let BrokerError::Unparsable { .. } = error {
+                    link.unparsable = Some(id);
+                }
             }
         });
         let close = |session: Arc<dyn Session>| async move { session.close(self.close_within).await };
@@ -347,7 +350,7 @@ impl Keeper {
     pub(super) fn wait(&self, failures: u32, error: &BrokerError) -> Duration {
         let (min, max) = self.backoff;
         let max = match error.class() {
-            ErrorClass::Refused | ErrorClass::Forced => max.min(REFUSED_WAIT_MAX),
+            ErrorClass::Refused | ErrorClass::Forced | ErrorClass::Parse => max.min(REFUSED_WAIT_MAX),
             ErrorClass::Tls | ErrorClass::Login | ErrorClass::Other => max,
         };
         full_jitter(failures, (min, max), fastrand::f64())

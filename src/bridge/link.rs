@@ -19,6 +19,8 @@ pub struct LinkState {
     pub is_closing_former: bool,
     /// Why there is none; `None` before the first try and while all is well.
     pub error: Option<BrokerError>,
+    /// The newest session that was lost to a message that cannot be read.
+    pub unparsable: Option<SessionId>,
     /// Why the broker takes no publishes, in its words.
     pub blocked: Option<String>,
     /// Sessions so far.

@@ -103,6 +103,13 @@ pub enum BrokerError {
         /// What ended it.
         reason: String,
     },
+    /// The broker sent what the client library cannot read, and that was the end of its connection: of the session, or of a
+    /// consumer that has a connection of its own.
+    #[error("the connection is lost: a message cannot be read ({reason})")]
+    Unparsable {
+        /// What could not be read.
+        reason: String,
+    },
     /// A memory or disk alarm: the broker reads no publishes.
     #[error("the broker takes no publishes: {reason}")]
     Blocked {
@@ -200,6 +207,8 @@ pub enum ErrorClass {
     Login,
     /// Ended by the broker or an operator.
     Forced,
+    /// Something that the broker sent could not be read.
+    Parse,
     /// Everything else.
     Other,
 }
@@ -212,6 +221,7 @@ impl ErrorClass {
             Self::Tls => "tls",
             Self::Login => "login",
             Self::Forced => "forced",
+            Self::Parse => "parse",
             Self::Other => "other",
         }
     }
@@ -230,6 +240,7 @@ impl BrokerError {
             Self::SessionLost { .. } | Self::ChannelClosed { .. } | Self::ConsumerCancelled { .. } => {
                 ErrorClass::Forced
             }
+            Self::Unparsable { .. } => ErrorClass::Parse,
             Self::Missing { .. }
             | Self::Mismatch { .. }
             | Self::Locked { .. }
@@ -256,6 +267,7 @@ impl BrokerError {
             | Self::ConsumerCancelled { .. }
             | Self::ChannelClosed { .. }
             | Self::SessionLost { .. }
+            | Self::Unparsable { .. }
             | Self::Blocked { .. }
             | Self::TimedOut { .. } => false,
         }
@@ -308,6 +320,10 @@ impl BrokerError {
             Self::ConsumerCancelled { .. } => "the queue was probably deleted; Sidebus looks again by itself",
             Self::ChannelClosed { .. } | Self::SessionLost { .. } | Self::TimedOut { .. } => {
                 "Sidebus tries again by itself; see the broker's log for the cause"
+            }
+            Self::Unparsable { .. } => {
+                "Sidebus looks for the queue of that message by itself; whoever publishes it sends a routing key, a name of a \
+                 header or a content type that is not UTF-8, or nearly 128 KiB of headers"
             }
             Self::Unsupported { .. } => "use another backend or a newer broker",
         }

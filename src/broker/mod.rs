@@ -211,6 +211,8 @@ pub struct ConsumeOptions {
     pub prefetch: Prefetch,
     /// The queue belongs to the connection that consumes it.
     pub exclusive: bool,
+    /// Over a connection of its own, whose loss ends this consumer and nothing else. Not for exclusive queues.
+    pub own_connection: bool,
 }
 
 /// Deliveries that the broker may send ahead of settlement (1 to 65,535; AMQP 0-9-1 basic.qos, where 0 is no limit).

@@ -247,6 +247,7 @@ impl Problem {
             | BrokerError::ConsumerCancelled { .. }
             | BrokerError::ChannelClosed { .. }
             | BrokerError::SessionLost { .. }
+            | BrokerError::Unparsable { .. }
             | BrokerError::TimedOut { .. } => Self::BrokerUnavailable(error.to_string()),
         }
     }

@@ -122,7 +122,7 @@ fn describe() {
     describe_gauge!(IN_FLIGHT, "unsettled deliveries");
     describe_gauge!(PREFETCH, "deliveries that the broker may send ahead");
     describe_gauge!(HELD, "deliveries too large for every connected stream");
-    describe_gauge!(PAUSED, "1 while nothing is handed out but probes, by reason: kill_switch, dead_letters");
+    describe_gauge!(PAUSED, "1 while nothing is handed out but probes, by reason: kill_switch, dead_letters, parser");
     describe_gauge!(OLDEST, "since the broker's delivery of the oldest unsettled one; looked at every 10 seconds");
     describe_gauge!(HANDLERS, "connected handlers");
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");

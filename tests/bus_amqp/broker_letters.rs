@@ -19,7 +19,7 @@ async fn first_letter(scene: &Scene, lies_in: &str) -> Letter {
     let broker = AmqpBroker::new(rabbitmq::shared().await.options());
     let session = broker.connect(SessionId(1)).await.expect("a session");
     let queue = QueueName::parse(&scene.name(lies_in)).expect("a name");
-    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false, own_connection: false };
     let (mut arrivals, settler) = session.consume(queue.clone(), options).await.expect("the queue is there");
     let arrived = timeout(PATIENCE, arrivals.next_batch(1)).await.expect("a letter in time").expect("the queue stays");
     let message = arrived.into_iter().next().expect("a letter").message;

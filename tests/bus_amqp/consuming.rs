@@ -16,7 +16,7 @@ use crate::lab::{PATIENCE, RabbitLab, declare, number, to_queue};
 use crate::support::rabbitmq::{BrokerHandle, SharedBroker};
 
 fn options(prefetch: u16) -> ConsumeOptions {
-    ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false }
+    ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false, own_connection: false }
 }
 
 async fn fill(session: &dyn Session, queue: &str, count: u64) {

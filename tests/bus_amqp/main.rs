@@ -36,6 +36,7 @@ mod e2e_rotation;
 mod e2e_start;
 mod e2e_stopping;
 mod e2e_topology;
+mod e2e_unreadable;
 mod fail_points;
 mod inequivalent;
 mod lab;
@@ -46,6 +47,7 @@ mod releases;
 mod securing;
 mod series;
 mod traps;
+mod unreadable;
 
 #[path = "../support/mod.rs"]
 mod support;

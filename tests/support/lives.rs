@@ -189,7 +189,7 @@ fn body(message: &Message) -> String {
 /// What a queue holds, taken off for good.
 async fn take_all(lab: &dyn Lab, stem: &str, quiet: Duration) -> Vec<String> {
     let session = lab.broker().connect(SessionId(1_000)).await.expect("a session");
-    let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false, own_connection: false };
     let (mut arrivals, mut settler) = session.consume(queue(lab, stem), options).await.expect("the queue is there");
     let mut taken = Vec::new();
     while let Ok(batch) = timeout(quiet, arrivals.next_batch(100)).await {

@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod publisher;
 pub(crate) mod rabbitmq;
+pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod tokens;
 pub(crate) mod wait;

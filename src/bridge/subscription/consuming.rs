@@ -34,6 +34,8 @@ struct Wanted {
 
 /// Waits between two tries to consume.
 const CONSUME_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// The same after a message that cannot be read: a quorum queue moves it after some twenty of them, and what is behind it waits.
+const UNPARSABLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 impl Pump {
     pub(super) fn consumer(&mut self, event: IntakeEvent) {
@@ -54,6 +56,7 @@ impl Pump {
             prefetch = started.prefetch.get(), topology = %started.findings, "consuming"
         );
         self.context.objects.consumed(&self.owners().1, started.session, Ok(()));
+        self.trial_started(&started.findings);
         self.delivery_limit_found = started.findings.delivery_limit(&self.subscription.queue.name);
         self.trouble = None;
         self.started_at = Some(Instant::now());
@@ -76,6 +79,7 @@ impl Pump {
         if let Some(first) = batch.first() {
             // One consumer, one channel.
             self.settling.arrived((first.receipt.session(), first.receipt.channel()), batch.len());
+            self.trial.rules.arrived(batch.iter().any(|one| !one.redelivered), now.into_std());
         }
         for Incoming { message, redelivered, receipt } in batch {
             let seen = record::read(message, &self.subscription.queue.name);
@@ -142,7 +146,10 @@ impl Pump {
         self.former = former.filter(|former| self.link.settles(former.channel.0));
         match stage {
             Stage::Topology => {}
-            Stage::Consume => self.context.objects.consumed(&self.owners().1, session, Err(&error)),
+            Stage::Consume => {
+                self.note_unparsable(&error);
+                self.context.objects.consumed(&self.owners().1, session, Err(&error));
+            }
         }
         // Where nothing is created, what is missing is a difference like any other.
         let is_missing = matches!(error, BrokerError::Missing { .. }) && self.context.topology == TopologyMode::Verify;
@@ -166,6 +173,7 @@ impl Pump {
 
     /// The consumer has ended by itself, and with it, usually, its channel.
     fn consumer_failed(&mut self, error: BrokerError) {
+        self.note_unparsable(&error);
         if let Some(channel) = self.intake.channel() {
             if let BrokerError::ConsumerCancelled { .. } = &error {
                 // The channel lives: what handlers hold can still be settled.
@@ -185,11 +193,13 @@ impl Pump {
         // One that dies right after its start has not been well in between.
         let was_well = self.started_at.take().is_some_and(|at| at.elapsed() >= WELL_AFTER);
         self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
-        let wait = full_jitter(self.failures, CONSUME_BACKOFF, fastrand::f64());
+        let is_unparsable = matches!(error, BrokerError::Unparsable { .. });
+        let backoff = if is_unparsable { UNPARSABLE_BACKOFF } else { CONSUME_BACKOFF };
+        let wait = full_jitter(self.failures, backoff, fastrand::f64());
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let (subscription, queue) = (&self.subscription.name, &self.subscription.queue.name);
-        if error.is_about_an_object() {
-            // Said once already, when it was new.
+        if error.is_about_an_object() || is_unparsable {
+            // Said once already: when it was new, or with what follows from it.
             debug!(%subscription, %queue, %error, wait_ms, "not consuming, trying again");
         } else {
             warn!(%subscription, %queue, %error, hint = error.hint(), wait_ms, "not consuming, trying again");
@@ -201,6 +211,7 @@ impl Pump {
 
     pub(super) fn link_changed(&mut self) {
         self.is_status_due = true;
+        self.note_lost_session();
         let link = self.link.now();
         let live = link.live.as_ref().map(|live| live.id);
         let is_over = |session: SessionId| !link.settles(session);
@@ -226,6 +237,9 @@ impl Pump {
             // A new session may well have what the last one lacked.
             if let Intake::Idle { retry_at } = &mut self.intake {
                 *retry_at = None;
+            }
+            if live.is_some() {
+                self.trial_session_began();
             }
         }
     }
@@ -258,7 +272,7 @@ impl Pump {
     /// take no room in a window: they must not keep everything else away. The first bodies come few at a time, until their
     /// size is known; not where a consumer cannot be changed later.
     fn wanted(&self) -> Option<Wanted> {
-        if self.pauses_for_alarm() || self.pauses_for_letters() {
+        if self.pauses_for_alarm() || self.pauses_for_letters() || self.trial.rules.is_stalled() {
             return None;
         }
         let delivery = &self.subscription.delivery;
@@ -266,6 +280,10 @@ impl Pump {
         window::prefetch(self.ledger.effective_windows(), cap)?;
         let idle = [self.ledger.held_count(), self.releases.count()];
         let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        if self.trial.rules.is_one_by_one() {
+            let prefetch = Prefetch::new(window::prefetch(idle.into_iter().chain([1]), cap)?);
+            return Some(Wanted { prefetch, is_careful: false });
+        }
         let full = window::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
         let trusted = self.ledger.trusted(delivery.message_bytes_max).saturating_add(idle.map(u64::from).iter().sum());
         let trusted = u16::try_from(trusted).unwrap_or(u16::MAX);
@@ -302,7 +320,7 @@ impl Pump {
             (Intake::Idle { .. }, None) => self.give_back_waiting(),
             (Intake::Active(_), None) => self.adjust(None),
             // Another consumer would begin at the end of the line.
-            (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() => {}
+            (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() && !self.trial.is_alone => {}
             (Intake::Active(active), Some(wanted)) => {
                 // Each step is worth its round trips: four times as much, or the last one.
                 let is_step = !wanted.is_careful || wanted.prefetch.get() / 4 >= active.prefetch.get();
@@ -316,8 +334,8 @@ impl Pump {
         }
     }
 
-    /// A consumer of a session that was replaced goes when that of the new one has begun; nothing is read from it until
-    /// then.
+    /// A consumer of a session that was replaced, or over a connection of its own that is not needed any more, goes when the
+    /// next one has begun; nothing is read from it until then.
     fn set_former_aside(&mut self) {
         if self.subscription.queue.is_exclusive() {
             // It belongs to that session, and is served there until the end of it.
@@ -325,7 +343,9 @@ impl Pump {
         }
         // Numbers of sessions rise: a consumer may also be ahead of what this pump has heard of the link.
         let Intake::Active(active) = &self.intake else { return };
-        if self.last_live.is_none_or(|live| active.channel.0 >= live) {
+        let is_of_the_past = self.last_live.is_some_and(|live| active.channel.0 < live);
+        let is_needlessly_alone = self.trial.is_alone && !self.trial.rules.is_alone();
+        if !is_of_the_past && !is_needlessly_alone {
             return;
         }
         let intake = std::mem::replace(&mut self.intake, Intake::Idle { retry_at: None });
@@ -335,9 +355,10 @@ impl Pump {
     }
 
     fn begin_consuming(&mut self, wanted: Wanted) {
+        let own_connection = self.trial.rules.is_alone() && !self.subscription.queue.is_exclusive();
         // Not changed later on a queue whose consumers take turns: the first window may be a small one. Of bodies that are
         // known to be large it takes fewer.
-        let is_fixed = self.subscription.queue.is_single_active();
+        let is_fixed = self.subscription.queue.is_single_active() && !own_connection;
         let least = self.ledger.fitting(u32::from(self.subscription.delivery.prefetch_count));
         let least = if is_fixed { u16::try_from(least).unwrap_or(u16::MAX) } else { 0 };
         let prefetch = wanted.prefetch.max(Prefetch::new(least));
@@ -347,7 +368,9 @@ impl Pump {
             // The broker would refuse it; the end of that session is told.
             return;
         }
-        let options = ConsumeOptions { prefetch, exclusive: self.subscription.queue.is_exclusive() };
+        let exclusive = self.subscription.queue.is_exclusive();
+        let options = ConsumeOptions { prefetch, exclusive, own_connection };
+        self.trial.is_alone = own_connection;
         let queue = self.subscription.queue.name.clone();
         let whose = (self.owners().0, self.wish.clone(), self.context.objects.clone());
         self.intake = Intake::start(live, whose, (queue, options), self.former.take());

@@ -18,6 +18,7 @@ use super::brakes::Brakes;
 use super::copies::{ALARM_PATIENCE, Tried};
 use super::crashes::Crashes;
 use super::intake::{Active, Care, Intake, IntakeEvent};
+use super::probation::Trial;
 use super::releases::Releases;
 use super::residence::Residence;
 use super::settling::{Channel, Note, Settling, Source};
@@ -121,6 +122,8 @@ pub(super) struct Pump {
     pub(super) brakes: Brakes,
     /// Deliveries that stay unsettled for long.
     pub(super) residence: Residence,
+    /// What follows from messages that cannot be read.
+    pub(super) trial: Trial,
     /// Since when copies wait for the end of an alarm.
     pub(super) alarm_since: Option<Instant>,
     /// Requeues that its queue allows, as they were found when it was last begun to be consumed; `None` = nobody could see.
@@ -140,6 +143,7 @@ impl Pump {
         let metrics = SubscriptionMetrics::new(label_of(&parts, &subscription));
         Self {
             brakes: Brakes::new(&subscription, &metrics),
+            trial: Trial::new(&metrics),
             metrics,
             ledger: Ledger::new(subscription.delivery.max_lease),
             wish: parts.wish,
@@ -186,7 +190,7 @@ impl Pump {
             }
             match self.next_event().await {
                 Event::Phase(phase) => self.enter(phase),
-                Event::Settled(done) => self.settled(done),
+                Event::Settled(done) => self.settled_on_trial(done),
                 Event::Copied(tried) => {
                     if let Some(end) = self.tried(*tried) {
                         self.copied(end);
@@ -237,6 +241,7 @@ impl Pump {
             pause,
             self.crashes_wake_at(),
             self.brakes.wake_at(now),
+            self.trial.rules.wake_at(now.into_std()).map(Instant::from_std),
         ]
         .into_iter()
         .flatten()
@@ -274,6 +279,7 @@ impl Pump {
         self.note_deserted();
         self.dispatch();
         self.end_idle_streams();
+        self.pass_trial();
         self.tune();
         // Last, so that nothing that was put on its way above waits for the next event.
         self.settling.flush();
@@ -361,6 +367,7 @@ impl Pump {
         let (link, pause) = (self.link.now(), self.brakes.pause(&self.subscription.dead_letter, now_ms));
         let (state, description) = match (&link.live, &self.trouble) {
             (None, _) => (SubscriptionState::BrokerDown, describe(&link.why_down())),
+            (Some(_), _) if self.trial.rules.is_stalled() => (SubscriptionState::Paused, self.stalled()),
             // The consumer hears it before the link does.
             (Some(_), Some(error @ BrokerError::SessionLost { .. })) => {
                 (SubscriptionState::BrokerDown, describe(error))

@@ -51,7 +51,7 @@ impl AmqpArrivals {
         leaving.retain_mut(|consumer| {
             let end = take_ready(consumer, &mut self.waiting, count, context);
             if let Some(End::Failed(error)) = &end {
-                self.over.get_or_insert_with(|| error::ended(error));
+                self.over.get_or_insert_with(|| self.shared.cause(error::ended(error)));
             }
             end.is_none()
         });
@@ -59,10 +59,10 @@ impl AmqpArrivals {
         let Some(end) = self.take_all_ready(count, context) else { return };
         self.active.clear();
         self.over = Some(match end {
-            End::Failed(error) => error::ended(&error),
+            End::Failed(error) => self.shared.cause(error::ended(&error)),
             // lapin ends the stream without an error when the queue is deleted, and leaves the channel as it is.
             End::Plain if self.shared.is_alive() => self.cancelled(),
-            End::Plain => BrokerError::SessionLost { reason: "the channel was closed".to_owned() },
+            End::Plain => self.shared.cause(BrokerError::SessionLost { reason: "the channel was closed".to_owned() }),
         });
     }
 
@@ -118,6 +118,7 @@ impl AmqpArrivals {
             None => self.swap(prefetch).await,
         };
         if let Err(reason) = changed {
+            let reason = self.shared.cause(reason);
             self.over = Some(reason.clone());
             return Err(reason);
         }

@@ -3,7 +3,7 @@
 //! Knows no policy. The lock is held only while frames are begun, never across an await: what the coalescer takes as
 //! settled must be queued in lapin before anybody else asks, or a frame that covers many could overtake a nack.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::Channel;
@@ -11,11 +11,43 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{FieldTable, ShortString};
 
 use super::error::within;
-use super::link::Cutter;
+use super::hub::Hub;
+use super::link::{Cutter, Link};
 use super::started::Started;
 use crate::broker::{BrokerError, Prefetch, Proof, SessionId};
 use crate::domain::coalesce::{Coalescer, Frame, Outcome, Reach};
 use crate::domain::name::QueueName;
+
+/// The connection of a channel.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// That of the session.
+    Shared(Arc<Hub>, Cutter),
+    /// For this channel alone: it goes with the channel.
+    Own(Arc<Hub>, Box<Link>),
+}
+
+impl Way {
+    /// Takes a connection for one channel alone.
+    pub(super) fn own(link: Link) -> Self {
+        let hub = Arc::new(Hub::default());
+        hub.watch_own(&link);
+        Self::Own(hub, Box::new(link))
+    }
+
+    fn cut(&self) {
+        match self {
+            Self::Shared(_, cutter) => cutter.cut(),
+            Self::Own(_, link) => link.cutter.cut(),
+        }
+    }
+
+    fn hub(&self) -> &Hub {
+        match self {
+            Self::Shared(hub, _) | Self::Own(hub, _) => hub,
+        }
+    }
+}
 
 /// One channel with one consumer; two for the moment in which the prefetch changes.
 #[derive(Debug)]
@@ -26,7 +58,7 @@ pub(super) struct ConsumeChannel {
     pub(super) queue: QueueName,
     pub(super) operation_timeout: Duration,
     pub(super) channel: Channel,
-    cutter: Cutter,
+    way: Way,
     state: Mutex<State>,
 }
 
@@ -50,11 +82,11 @@ impl ConsumeChannel {
     pub(super) fn new(
         (session, number): (SessionId, u64),
         (queue, prefetch): (QueueName, Prefetch),
-        (channel, cutter): (Channel, Cutter),
+        (channel, way): (Channel, Way),
         operation_timeout: Duration,
     ) -> Self {
         let state = State { coalescer: Coalescer::new(), prefetch, tags: Vec::new(), tags_given: 0 };
-        Self { session, number, queue, operation_timeout, channel, cutter, state: Mutex::new(state) }
+        Self { session, number, queue, operation_timeout, channel, way, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -68,7 +100,22 @@ impl ConsumeChannel {
 
     /// Ends the connection of this channel: a call on it had no answer in time, so nothing on it can be trusted.
     pub(super) fn cut(&self) {
-        self.cutter.cut();
+        self.way.cut();
+    }
+
+    /// Ends its connection, if that is its own.
+    pub(super) fn cut_own(&self) {
+        if let Way::Own(..) = self.way {
+            self.cut();
+        }
+    }
+
+    /// Why it is over, where its connection knows more: what a call meets after the end says nothing of the cause.
+    pub(super) fn cause(&self, error: BrokerError) -> BrokerError {
+        match self.way.hub().ensure_open() {
+            Err(cause @ BrokerError::Unparsable { .. }) => cause,
+            Ok(()) | Err(_) => error,
+        }
     }
 
     /// Prefetch of the next consumer on this channel.

@@ -17,6 +17,7 @@ mod code {
     pub(super) const NOT_FOUND: u16 = 404;
     pub(super) const RESOURCE_LOCKED: u16 = 405;
     pub(super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const FRAME_ERROR: u16 = 501;
     pub(super) const NOT_ALLOWED: u16 = 530;
 }
 
@@ -57,8 +58,20 @@ pub(super) fn streaming(error: &std::io::Error, options: &AmqpOptions, node: &No
     }
 }
 
+/// What lapin could not read of what the broker has sent; `None` = it was something else. Headers may fit into a frame when
+/// they are published and not when they are handed out: the broker adds its own.
+fn unread(error: &lapin::Error) -> Option<BrokerError> {
+    // lapin's own words: the broker says the same code of what we send.
+    let is_large = |(code, text): (u16, String)| code == code::FRAME_ERROR && text.starts_with("frame too large: ");
+    let is_unread = matches!(error.kind(), ErrorKind::ParsingError(_)) || reply(error).is_some_and(is_large);
+    is_unread.then(|| BrokerError::Unparsable { reason: words(error) })
+}
+
 /// Why a call on a channel failed. `object` is what it was about, such as `queue player-projector`.
 pub(super) fn calling(error: &lapin::Error, object: &str) -> BrokerError {
+    if let Some(unread) = unread(error) {
+        return unread;
+    }
     let Some((code, reason)) = reply(error) else {
         return BrokerError::SessionLost { reason: error.to_string() };
     };
@@ -95,6 +108,9 @@ pub(super) fn refused_publish(error: &lapin::Error, exchange: &ExchangeName) -> 
 
 /// Why a channel or a connection is over.
 pub(super) fn ended(error: &lapin::Error) -> BrokerError {
+    if let Some(unread) = unread(error) {
+        return unread;
+    }
     let reason = words(error);
     if error.is_amqp_soft_error() { BrokerError::ChannelClosed { reason } } else { BrokerError::SessionLost { reason } }
 }
@@ -175,6 +191,16 @@ mod tests {
         let topic =
             "access to topic 'access to exchange 'y' in vhost' in exchange 'x' in vhost '/' refused for user 'u'";
         assert!(!refused(403, topic, "x") && !refused(403, topic, "y"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_from_what_the_broker_could_not_read() {
+        for (text, is_unread) in
+            [("frame too large: 131149 bytes", true), ("FRAME_ERROR - frame size 131149 larger than 131072", false)]
+        {
+            let ended = ended(&spoken(501, text));
+            assert_eq!(matches!(ended, BrokerError::Unparsable { .. }), is_unread, "{ended:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use lapin::{Channel, Connection};
 use tokio::time::{Instant, timeout_at};
 
 use super::arrivals::AmqpArrivals;
-use super::channel::ConsumeChannel;
+use super::channel::{ConsumeChannel, Way};
 use super::comparing::Eyes;
 use super::denied::{Declaring, Denied, Suspects};
 use super::error::within;
@@ -59,6 +59,7 @@ pub(super) struct AmqpSession {
     hub: Arc<Hub>,
     consume: Own,
     settle: Own,
+    towards: Towards,
     publish: Pool,
     admin: Pool,
     scratch_admin: Scratch,
@@ -121,6 +122,7 @@ impl AmqpSession {
             hub,
             consume,
             settle,
+            towards,
             publish,
             admin,
             scratch_admin,
@@ -155,17 +157,27 @@ impl AmqpSession {
 
     async fn start_consumer(&self, queue: QueueName, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
         self.hub.ensure_open()?;
-        let channel = self.channel(&self.consume.connection).await?;
+        let (channel, way) = if options.own_connection {
+            let Towards { options, changes, place } = &self.towards;
+            let link = link::connect((options, changes), place, Role::Consume).await?;
+            (self.channel(&link.connection).await?, Way::own(link))
+        } else {
+            let way = Way::Shared(Arc::clone(&self.hub), self.consume.cutter.clone());
+            (self.channel(&self.consume.connection).await?, way)
+        };
         let number = self.channels.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(ConsumeChannel::new(
             (self.id, number),
             (queue, options.prefetch),
-            (channel, self.consume.cutter.clone()),
+            (channel, way),
             self.options.operation_timeout,
         ));
         self.remember(&shared);
-        shared.qos(options.prefetch).await?;
-        let consumer = shared.consume().await?;
+        let begun = async {
+            shared.qos(options.prefetch).await?;
+            shared.consume().await
+        };
+        let consumer = begun.await.map_err(|error| shared.cause(error))?;
         let arrivals = AmqpArrivals::new(Arc::clone(&shared), options.prefetch, consumer);
         Ok((Box::new(arrivals), Box::new(AmqpSettler::new(shared))))
     }
@@ -196,6 +208,7 @@ impl AmqpSession {
     }
 
     async fn close_within(&self, limit: Duration) {
+        let consumers: Vec<_> = self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // One that is lost is only let go: whoever reconnects waits for this, and lapin may wait for the answer of a dead socket.
         if self.hub.ensure_open().is_ok() {
             self.close_politely(limit).await;
@@ -203,6 +216,7 @@ impl AmqpSession {
         self.publish.close();
         self.admin.close();
         self.hub.close(BrokerError::SessionLost { reason: "it was closed by this process".to_owned() });
+        consumers.iter().filter_map(Weak::upgrade).for_each(|shared| shared.cut_own());
     }
 
     async fn close_politely(&self, limit: Duration) {

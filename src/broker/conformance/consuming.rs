@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use super::Lab;
-use super::scene::{Kind, Pace, Scene, bodies, distinct_bodies, texts, within};
+use super::scene::{Kind, Pace, Scene, Tap, bodies, distinct_bodies, texts, within};
 use crate::broker::{BrokerError, ConsumeOptions, Prefetch, Settled};
 use crate::domain::topology::{Step, TopologyMode};
 
 pub(super) async fn a_missing_queue_cannot_be_consumed(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     let missing = scene.queue_name("nowhere");
-    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false, own_connection: false };
     let refusal = within("a refusal", scene.session.consume(missing.clone(), options)).await;
     assert!(matches!(refusal, Err(BrokerError::Missing { .. })), "{refusal:?}");
 
@@ -199,5 +199,29 @@ pub(super) async fn a_dropped_consumer_gives_back_what_it_held(lab: Arc<dyn Lab>
         let mut other = scene.consume(&queue, 10).await;
         let all = other.take(6).await;
         assert_eq!(distinct_bodies(&all), texts(0..6).into_iter().collect(), "{kind:?}");
+    }
+}
+
+pub(super) async fn a_connection_of_its_own_makes_no_difference(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    for kind in Kind::BOTH {
+        let queue = scene.queue("apart", kind, &[]).await;
+        scene.fill(&queue, 0..4).await;
+        let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false, own_connection: true };
+        let mut alone = Tap::with(&scene.session, &queue, options).await;
+        let first = alone.take(1).await;
+        alone.arrivals.set_prefetch(Prefetch::new(10)).await.expect("the prefetch rises");
+        let mut others = scene.consume(&queue, 10).await;
+        let mut rest = alone.take(3).await;
+        assert_eq!(alone.ack(first).await, [Settled::Applied]);
+        alone.arrivals.cancel().await.expect("a cancel");
+        let one = rest.pop().expect("three came");
+        assert_eq!(alone.give_back(vec![one]).await, [Settled::Applied]);
+        assert_eq!(alone.ack(rest).await, [Settled::Applied; 2]);
+        let last = others.take(1).await;
+        assert!(last[0].redelivered, "{kind:?}: {last:?}");
+        assert_eq!(others.ack(last).await, [Settled::Applied]);
+        drop(others);
+        scene.assert_empty(&queue).await;
     }
 }

@@ -12,7 +12,7 @@ use crate::domain::subscription::Binding;
 use crate::domain::topology::{ExchangeKind, Step, TopologyMode};
 
 fn options() -> ConsumeOptions {
-    ConsumeOptions { prefetch: Prefetch::new(10), exclusive: true }
+    ConsumeOptions { prefetch: Prefetch::new(10), exclusive: true, own_connection: false }
 }
 
 /// An exclusive queue of the scene's session, bound to a new fanout exchange.

@@ -71,6 +71,7 @@ macro_rules! __conformance_list {
             consuming::a_batch_takes_all_that_is_there_within_its_room,
             consuming::an_auto_delete_queue_goes_with_its_last_consumer,
             consuming::a_dropped_consumer_gives_back_what_it_held,
+            consuming::a_connection_of_its_own_makes_no_difference,
             sessions::events_tell_of_the_end_and_of_nothing_before,
             sessions::a_new_session_works_after_a_cut,
             sessions::receipts_of_a_lost_session_are_stale,

@@ -200,7 +200,11 @@ pub(super) struct Tap {
 
 impl Tap {
     pub(super) async fn on(session: &Arc<dyn Session>, queue: &QueueName, prefetch: u16) -> Self {
-        let options = ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false };
+        let options = ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false, own_connection: false };
+        Self::with(session, queue, options).await
+    }
+
+    pub(super) async fn with(session: &Arc<dyn Session>, queue: &QueueName, options: ConsumeOptions) -> Self {
         let consumer = within("a consumer", session.consume(queue.clone(), options)).await;
         let (arrivals, settler) = consumer.expect("the queue can be consumed");
         Self { arrivals, settler }

@@ -87,7 +87,11 @@ pub(super) async fn a_lost_session_refuses_new_work(lab: Arc<dyn Lab>) {
     let queue = scene.queue("refusing", Kind::Classic, &[]).await;
     let lost = Arc::clone(&scene.session);
     scene.cut().await;
-    let options = crate::broker::ConsumeOptions { prefetch: crate::broker::Prefetch::new(1), exclusive: false };
+    let options = crate::broker::ConsumeOptions {
+        prefetch: crate::broker::Prefetch::new(1),
+        exclusive: false,
+        own_connection: false,
+    };
     assert!(within("a refusal", lost.consume(queue, options)).await.is_err());
     assert!(within("a refusal", lost.lane(LaneRole::Publish)).await.is_err());
 }

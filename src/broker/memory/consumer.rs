@@ -17,9 +17,16 @@ use crate::domain::message::{Message, Value};
 const DELIVERY_COUNT_HEADER: &str = "x-delivery-count";
 
 /// The receiving half and the settling half of a channel.
-pub(super) fn halves(session: Arc<SessionGuard>, channel: ChannelId, wake: Arc<Notify>) -> Consumer {
+pub(super) fn halves(
+    session: Arc<SessionGuard>,
+    channel: ChannelId,
+    (wake, has_own_connection): (Arc<Notify>, bool),
+) -> Consumer {
     let guard = Arc::new(ChannelGuard { session, channel });
-    (Box::new(MemoryArrivals { guard: Arc::clone(&guard), wake }), Box::new(MemorySettler { guard }))
+    (
+        Box::new(MemoryArrivals { guard: Arc::clone(&guard), wake, has_own_connection }),
+        Box::new(MemorySettler { guard }),
+    )
 }
 
 /// Held by both halves: the channel closes with the second of them, and what is unsettled goes back.
@@ -38,12 +45,26 @@ impl Drop for ChannelGuard {
 struct MemoryArrivals {
     guard: Arc<ChannelGuard>,
     wake: Arc<Notify>,
+    has_own_connection: bool,
 }
 
 impl MemoryArrivals {
     fn look(&self, room_max: usize) -> Take {
-        let (mut state, _) = self.guard.session.shared.now();
-        state.take(self.guard.channel, room_max.max(1))
+        let (session, channel) = (&self.guard.session, self.guard.channel);
+        let (mut state, now) = session.shared.now();
+        let take = state.take(channel, room_max.max(1));
+        let Take::Some(batch) = &take else { return take };
+        let unreadable = session.shared.unreadable.borrow().clone();
+        if batch.iter().all(|given| Some(&given.message.body) != unreadable.as_ref()) {
+            return take;
+        }
+        let error = BrokerError::Unparsable { reason: "a body that the test forbids".to_owned() };
+        if self.has_own_connection {
+            state.close_channel(channel, now);
+        } else {
+            state.end_session(session.key, &error, now);
+        }
+        Take::Over(error)
     }
 
     fn incoming(&self, given: HandOut) -> Incoming {

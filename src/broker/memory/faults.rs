@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::BrokerError;
 use super::Shared;
 use crate::domain::name::{ExchangeName, QueueName};
@@ -49,6 +51,12 @@ impl Faults {
     /// What sessions are opened with from now on; those that were opened with another are outdated. 0 at the start.
     pub fn change_secret(&self, secret: u64) {
         self.shared.secret.send_replace(secret);
+    }
+
+    /// Messages with this body cannot be read from now on: each ends what it is handed out to, a session or a consumer that has
+    /// a connection of its own, and goes back to its queue.
+    pub fn make_unreadable(&self, body: &'static str) {
+        self.shared.unreadable.send_replace(Some(Bytes::from_static(body.as_bytes())));
     }
 
     /// Sessions that are open.

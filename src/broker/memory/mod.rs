@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -43,6 +44,8 @@ struct Shared {
     state: Mutex<State>,
     /// Stands for whatever a session is opened with.
     secret: watch::Sender<u64>,
+    /// A body that no client library can read.
+    unreadable: watch::Sender<Option<Bytes>>,
 }
 
 impl Shared {
@@ -61,7 +64,8 @@ impl MemoryBroker {
     pub fn new(options: MemoryOptions) -> Self {
         let MemoryOptions { bytes_max } = options;
         let state = Mutex::new(State::new(bytes_max, Instant::now()));
-        Self { shared: Arc::new(Shared { state, secret: watch::Sender::new(0) }) }
+        let (secret, unreadable) = (watch::Sender::new(0), watch::Sender::new(None));
+        Self { shared: Arc::new(Shared { state, secret, unreadable }) }
     }
 
     /// The accidents that can befall it, and a look inside.

@@ -77,11 +77,11 @@ impl Session for MemorySession {
     fn consume(&self, queue: QueueName, options: ConsumeOptions) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         Box::pin(async move {
             // An exclusive queue knows its session already; all links of a session are one here.
-            let ConsumeOptions { prefetch, exclusive: _ } = options;
+            let ConsumeOptions { prefetch, exclusive: _, own_connection } = options;
             let (mut state, now) = self.guard.shared.now();
             let (channel, wake) = state.consume(self.guard.key, &queue, prefetch, now)?;
             drop(state);
-            Ok(consumer::halves(Arc::clone(&self.guard), channel, wake))
+            Ok(consumer::halves(Arc::clone(&self.guard), channel, (wake, own_connection)))
         })
     }
 

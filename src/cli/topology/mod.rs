@@ -252,6 +252,7 @@ fn status_of(error: &BrokerError) -> ExitStatus {
         | BrokerError::Tls { .. }
         | BrokerError::TimedOut { .. }
         | BrokerError::SessionLost { .. }
+        | BrokerError::Unparsable { .. }
         | BrokerError::Blocked { .. } => ExitStatus::Unreachable,
         BrokerError::LoginRefused { .. } | BrokerError::VhostRefused { .. } | BrokerError::AccessRefused { .. } => {
             ExitStatus::Refused

@@ -272,7 +272,7 @@ fn bounded(name: &str, length: i64) -> Step {
 /// Takes so many letters away.
 async fn make_room(bench: &Bench, count: u16) {
     let session = bench.broker.connect(SessionId(1_000)).await.unwrap();
-    let options = ConsumeOptions { prefetch: Prefetch::new(count), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(count), exclusive: false, own_connection: false };
     let (mut arrivals, mut settler) = session.consume(queue("dlq"), options).await.unwrap();
     let letters = arrivals.next_batch(usize::from(count)).await.unwrap();
     let acks = letters.into_iter().map(|letter| (letter.receipt, Settlement::Ack)).collect();

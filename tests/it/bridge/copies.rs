@@ -65,7 +65,7 @@ async fn the_last_attempt_becomes_a_letter_with_its_history() {
 async fn letter(bench: &Bench) -> sidebus::domain::message::Headers {
     use sidebus::broker::{Broker as _, ConsumeOptions, Prefetch, SessionId};
     let session = bench.broker.connect(SessionId(1_000)).await.unwrap();
-    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false, own_connection: false };
     let (mut arrivals, _settler) = session.consume(queue("dlq"), options).await.unwrap();
     arrivals.next_batch(1).await.unwrap().remove(0).message.properties.headers
 }

@@ -45,7 +45,7 @@ async fn give_up(bench: &Bench, numbers: &[&str]) {
 /// The messages of a queue, read as another client would.
 pub(super) async fn letters(bench: &Bench, name: &str, count: usize) -> Vec<Message> {
     let session = bench.broker.connect(SessionId(1_000)).await.unwrap();
-    let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false, own_connection: false };
     let (mut arrivals, _settler) = session.consume(queue(name), options).await.unwrap();
     let mut found = Vec::new();
     while found.len() < count {

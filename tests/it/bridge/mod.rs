@@ -15,3 +15,4 @@ mod pipes;
 mod renewing;
 mod residence;
 mod stopping;
+mod unreadable;

@@ -160,7 +160,7 @@ impl Sidecar {
     /// Takes a message from a queue past the sidecar, as an operator's tool would.
     pub(crate) async fn take(&self, queue: &str) -> Message {
         let session = self.broker.connect(SessionId(1_000_000)).await.unwrap();
-        let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false };
+        let options = ConsumeOptions { prefetch: Prefetch::new(1), exclusive: false, own_connection: false };
         let (mut arrivals, _settler) = session.consume(QueueName::parse(queue).unwrap(), options).await.unwrap();
         let batch: Vec<Incoming> = within(&format!("a message in {queue}"), arrivals.next_batch(1)).await.unwrap();
         batch.into_iter().next().unwrap().message

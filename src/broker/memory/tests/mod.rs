@@ -72,7 +72,7 @@ struct Tap {
 }
 
 async fn consume(session: &Arc<dyn Session>, queue: &QueueName, prefetch: u16) -> Tap {
-    let options = ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false };
+    let options = ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false, own_connection: false };
     let (arrivals, settler) = session.consume(queue.clone(), options).await.unwrap();
     Tap { arrivals, settler }
 }
