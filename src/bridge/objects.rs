@@ -81,6 +81,8 @@ struct Shared {
     trouble: Notify,
     /// Rings when everything has to be looked at.
     everything: Notify,
+    /// Held by who makes the place for a copy.
+    mending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +170,11 @@ impl Objects {
     pub(super) fn made(&self, owner: &PlanOf, session: SessionId, part: &Plan, findings: &Findings) {
         let lost = self.state().found(owner, session, part, findings);
         self.ring_for(lost);
+    }
+
+    /// Waits until nobody else makes the place for a copy.
+    pub(super) async fn mending(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.mending.lock().await
     }
 
     /// Lets the keeper look at everything.

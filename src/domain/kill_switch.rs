@@ -159,7 +159,9 @@ impl KillSwitch {
     }
 
     fn is_too_much(&self) -> bool {
-        f64::from(self.failed) > self.settings.share * f64::from(self.settings.sample)
+        // Of a share of 1 there is no more.
+        let most = self.settings.share * f64::from(self.settings.sample);
+        f64::from(self.failed) > most || self.failed >= self.settings.sample
     }
 
     fn open(&mut self, now: Instant, pause: Duration) -> Change {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream;
@@ -266,13 +267,12 @@ async fn read(
             frame = inbound.message() => frame,
             () = gone.cancelled() => return Some(Hangup::Lost),
         };
-        // A handler that says nothing more has left as well.
-        if frame.as_ref().is_ok_and(|frame| frame.as_ref().is_none_or(|frame| frame.leave)) {
+        if frame.as_ref().is_ok_and(|frame| frame.as_ref().is_some_and(|frame| frame.leave)) {
             seat.leave();
         }
         let said = match frame {
             Ok(Some(frame)) => said_from_proto(frame).map_err(|problem| Hangup::Protocol(rule_of(problem))),
-            Ok(None) => Err(Hangup::HalfClosed),
+            Ok(None) => Err(hangup_without_a_word(&gone, seat).await),
             Err(status) => Err(hangup_of(&status)),
         };
         match said {
@@ -284,6 +284,20 @@ async fn read(
             Err(hangup) => return Some(hangup),
         }
     }
+}
+
+/// A call that was cancelled has lost its answers within this.
+const CANCELS_SHOW: Duration = Duration::from_millis(100);
+
+/// What the end of the requests means. hyper tells a call that was cancelled as it tells a half-close, and a handler that dies
+/// of an exception cancels its call; but then the answers have nobody left to read them either (seen with grpcio and tonic).
+async fn hangup_without_a_word(gone: &CancellationToken, seat: &Seat) -> Hangup {
+    if tokio::time::timeout(CANCELS_SHOW, gone.cancelled()).await.is_ok() {
+        return Hangup::Lost;
+    }
+    // A handler that says nothing more, and listens, has left as well.
+    seat.leave();
+    Hangup::HalfClosed
 }
 
 /// The rule that a frame breaks, without the words that the status adds.

@@ -164,7 +164,13 @@ impl Pump {
     /// What a copy needs on its way.
     pub(super) fn means(&self) -> Means {
         let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
-        Means { lane, link: self.link.clone(), objects, throttle: Arc::clone(&self.brakes.throttle) }
+        Means {
+            lane,
+            link: self.link.clone(),
+            objects,
+            throttle: Arc::clone(&self.brakes.throttle),
+            phase: self.phase.clone(),
+        }
     }
 
     /// What came of a try to store a copy: how it ended, or nothing yet.
@@ -181,7 +187,7 @@ impl Pump {
             self.is_status_due = true;
             self.brakes.by_letters.set(1.0);
             warn!(
-                subscription = %self.subscription.name, target = target(&self.subscription.dead_letter), %problem,
+                subscription = %self.subscription.name, letters = target(&self.subscription.dead_letter), %problem,
                 "dead letters cannot be stored: nothing is consumed until one of those that wait is"
             );
         }

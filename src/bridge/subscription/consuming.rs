@@ -11,7 +11,7 @@ use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd, SubscriptionState};
 use super::copies::ALARM_PATIENCE;
 use super::intake::{Active, Adjusted, Care, Intake, IntakeEvent, NotStarted, Stage, Started};
-use super::pump::{Load, Pump, size_of};
+use super::pump::{Load, Pump, record_bytes, size_of};
 use super::settling::Source;
 use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch, SessionId};
 use crate::domain::backoff::full_jitter;
@@ -93,7 +93,8 @@ impl Pump {
             }
             let suspicion = self.suspicion(&seen, redelivered, now);
             let load = Load { receipt, seen: Arc::new(seen), redelivered, size, suspicion, arrived: now, handed: now };
-            if size.encoded > self.subscription.delivery.message_bytes_max {
+            // What we write on a message that was tried before does not make it too large.
+            if size.encoded - record_bytes(&load.seen) > self.subscription.delivery.message_bytes_max {
                 self.too_large(load);
             } else if let Some(wait) = self.rest(&load) {
                 self.wait_on(load, wait);

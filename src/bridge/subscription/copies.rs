@@ -14,13 +14,15 @@ use super::super::lane::LaneHandle;
 use super::super::link::LinkWatch;
 use super::super::objects::{Objects, PlanOf};
 use super::super::wish::Wish;
+use super::pump::Load;
 use super::settling::Note;
 use super::throttle::Throttle;
-use crate::broker::{BrokerError, Confirm, Proof, Publication, Receipt, Routing};
+use crate::broker::{BrokerError, Confirm, Proof, Publication, Routing, SessionId};
 use crate::domain::giving_up::DeadLetterCause;
 use crate::domain::message::Message;
 use crate::domain::name::{ExchangeName, QueueName};
 use crate::domain::topology::Plan;
+use crate::runtime::{Phase, PhaseWatch};
 
 /// Waits between two tries of one copy.
 const WAIT_MIN: Duration = Duration::from_secs(1);
@@ -54,7 +56,8 @@ pub(super) struct Copy {
     pub when_full: Option<QueueName>,
     /// What makes the place where the copy goes, when it is missing.
     pub repair: Repair,
-    pub receipt: Receipt,
+    /// The original.
+    pub load: Load,
     /// What the ack of the original must prove.
     pub proof: Proof,
     /// Until then the copy is tried; then the original goes back, or the broker would close the channel for it.
@@ -81,6 +84,8 @@ pub(super) struct Means {
     pub objects: Objects,
     /// What retries pass one by one.
     pub throttle: Arc<Throttle>,
+    /// A copy that waits is not waited for when we stop: its original goes back.
+    pub phase: PhaseWatch,
 }
 
 /// What came of a try.
@@ -120,13 +125,10 @@ pub(super) fn wait_after(tries: u32) -> Duration {
 /// Publishes until the copy is confirmed and routed, or a try fails, or the original's session is over. One that has failed
 /// before waits first.
 pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
-    let Means { lane, mut link, objects, throttle } = means;
-    let session = copy.receipt.session();
-    if copy.tries > 0 {
-        tokio::select! {
-            () = tokio::time::sleep(wait_after(copy.tries)) => {}
-            () = link.lost(session) => {}
-        }
+    let Means { lane, mut link, objects, throttle, mut phase } = means;
+    let session = copy.load.receipt.session();
+    if copy.tries > 0 && stops_within(wait_after(copy.tries), session, (&mut link, &mut phase)).await {
+        return ended(copy, Fate::TooLate);
     }
     let mut is_repaired = false;
     let mut may_go = !matches!(copy.purpose, Purpose::Retry { .. });
@@ -140,7 +142,11 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
         if link.is_blocked() {
             // It would wait in the socket until it is called late, and then be stored twice. The end of the session is the
             // end of its alarm, too.
-            let _ = tokio::time::timeout_at(copy.until, link.unblocked()).await;
+            tokio::select! {
+                () = link.unblocked() => {}
+                () = tokio::time::sleep_until(copy.until) => {}
+                () = phase.reached(Phase::Drain) => return ended(copy, Fate::TooLate),
+            }
             continue;
         }
         if !may_go {
@@ -149,6 +155,7 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
                 () = throttle.pass() => may_go = !link.is_blocked(),
                 () = link.lost(session) => {}
                 () = tokio::time::sleep_until(copy.until) => {}
+                () = phase.reached(Phase::Drain) => return ended(copy, Fate::TooLate),
             }
             continue;
         }
@@ -163,20 +170,41 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
                     Err(error) => error.to_string(),
                 }
             }
-            Confirm::ExchangeMissing(exchange) => format!("exchange {exchange} does not exist"),
-            Confirm::Unroutable => "no queue takes it: the binding is missing".to_owned(),
             Confirm::Refused if copy.when_full.is_some() => {
                 send_to_archive(&mut copy);
                 continue;
             }
-            Confirm::Refused => "the broker refused it: the queue is full or has no quorum".to_owned(),
-            Confirm::Lost => "the channel was lost before the confirm".to_owned(),
-            Confirm::TimedOut => "no confirm in time".to_owned(),
             Confirm::NotSent(error @ BrokerError::Unsupported { .. }) => return impossible(copy, &error, link).await,
-            Confirm::NotSent(error) => error.to_string(),
+            failed @ (Confirm::ExchangeMissing(_)
+            | Confirm::Unroutable
+            | Confirm::Refused
+            | Confirm::Lost
+            | Confirm::TimedOut
+            | Confirm::NotSent(_)) => problem_of(failed),
         };
         copy.tries = copy.tries.saturating_add(1);
         return Tried::NotYet(copy, problem);
+    }
+}
+
+/// Waits so long, or for the end of the session. True = we stop.
+async fn stops_within(wait: Duration, session: SessionId, (link, phase): (&mut LinkWatch, &mut PhaseWatch)) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => false,
+        () = link.lost(session) => false,
+        () = phase.reached(Phase::Drain) => true,
+    }
+}
+
+fn problem_of(confirm: Confirm) -> String {
+    match confirm {
+        Confirm::ExchangeMissing(exchange) => format!("exchange {exchange} does not exist"),
+        Confirm::Unroutable => "no queue takes it: the binding is missing".to_owned(),
+        Confirm::Refused => "the broker refused it: the queue is full or has no quorum".to_owned(),
+        Confirm::Lost => "the channel was lost before the confirm".to_owned(),
+        Confirm::TimedOut => "no confirm in time".to_owned(),
+        Confirm::NotSent(error) => error.to_string(),
+        Confirm::Stored => "it was stored".to_owned(),
     }
 }
 
@@ -195,15 +223,17 @@ fn ended(copy: Copy, fate: Fate) -> Tried {
 async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> Tried {
     warn!(
         queue = %copy.message.routing_key, purpose = ?copy.purpose, %error,
-        "copy can never be sent; the original goes back to its queue, uncounted"
+        "copy can never be sent; the original goes back to its queue, and no attempt is counted"
     );
     tokio::select! {
         () = tokio::time::sleep(GIVE_BACK_AFTER) => ended(copy, Fate::Impossible),
-        () = link.lost(copy.receipt.session()) => ended(copy, Fate::SessionOver),
+        () = link.lost(copy.load.receipt.session()) => ended(copy, Fate::SessionOver),
     }
 }
 
 async fn repair(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
+    // One at a time: the second finds what the first has made, and does not take it for lost.
+    let _alone = objects.mending().await;
     let Some(live) = link.live() else { return Err(link.now().why_down()) };
     let findings = match &copy.repair {
         Repair::Slot(plan) => {

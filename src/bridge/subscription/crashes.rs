@@ -54,10 +54,10 @@ impl Crashes {
 }
 
 impl Pump {
-    /// What a handler held that was lost without a word.
-    pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str) {
+    /// What a handler held that was lost without a word. Not `is_certain` = it may have worked on something else as well.
+    pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str, is_certain: bool) {
         self.ledger.suspects_go_alone();
-        let is_alone = held.len() == 1;
+        let is_alone = is_certain && held.len() == 1;
         for (id, mut load) in held {
             if is_alone {
                 self.crashes.pending.push(Crash { id, load, handler: handler.to_owned(), at: Instant::now() });
@@ -159,14 +159,9 @@ impl Pump {
     /// It will be delivered again, and no handler is to blame, unless one is already.
     pub(super) fn acquit(&mut self, load: &Load) {
         if load.suspicion == Suspicion::None {
-            self.acquit_seen(&load.seen);
+            let print = Print::loose(&load.seen.message, load.seen.record.attempt());
+            self.crashes.innocents.add(Instant::now().into_std(), print);
         }
-    }
-
-    /// The same of what a handler has spoken of.
-    pub(super) fn acquit_seen(&mut self, seen: &Seen) {
-        let print = Print::loose(&seen.message, seen.record.attempt());
-        self.crashes.innocents.add(Instant::now().into_std(), print);
     }
 
     /// Whether a handler may have been lost with this. The flag is the broker's: this sidecar or another one had it before.

@@ -16,7 +16,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::giving_up::{self, DeadLetterCause, Decision, Failed};
 use crate::domain::ledger::{DeliveryId, Outcome};
 use crate::domain::retry::Draw;
-use crate::domain::verdict::VerdictKind;
+use crate::domain::verdict::{RETRY_DELAY_MAX, VerdictKind};
 
 /// A failed attempt on its way to a copy.
 pub(super) struct FailedAttempt {
@@ -107,7 +107,10 @@ impl Pump {
 
     /// How long a message has to wait on that came home before the time that its handler chose.
     pub(super) fn rest(&self, load: &Load) -> Option<Wait> {
-        Wait::rest(load.seen.record.not_before_ms?, (self.context.now_ms)())
+        let (time, now_ms) = (load.seen.record.not_before_ms?, (self.context.now_ms)());
+        // No handler can ask for more: such a time was forged, or a clock has jumped.
+        let is_possible = Duration::from_millis(time.saturating_sub(now_ms)) <= RETRY_DELAY_MAX;
+        Wait::rest(time, now_ms).filter(|_| is_possible)
     }
 
     /// Sends it to wait on. No handler sees it, and no attempt is counted.

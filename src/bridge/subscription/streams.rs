@@ -117,9 +117,10 @@ impl Pump {
         let held = if self.is_stopping() || self.ledger.is_leaving(stream) {
             self.give_back_all(stream)
         } else {
+            let is_certain = !self.ledger.has_adrift(stream);
             let held = self.ledger.detach(stream);
             let count = held.len();
-            self.crashed(held, &peer.label);
+            self.crashed(held, &peer.label, is_certain);
             count
         };
         info!(subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, held, "handler lost");

@@ -13,7 +13,7 @@ use super::{Results, Said};
 use crate::broker::{Proof, Settled, Settlement};
 use crate::domain::failure::FailureKind;
 use crate::domain::giving_up;
-use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcome, StreamId};
+use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcome, StreamId, Suspicion};
 use crate::domain::message::Message;
 use crate::domain::verdict::{Verdict, VerdictKind};
 
@@ -188,7 +188,7 @@ impl Pump {
             Purpose::DeadLetter(_) => self.subscription.dead_letter.when_full().cloned(),
             Purpose::Retry { .. } | Purpose::Wait | Purpose::Guard => None,
         };
-        let copy = Copy { message, purpose, when_full, repair, receipt: load.receipt, proof, until, note, tries: 0 };
+        let copy = Copy { message, purpose, when_full, repair, load, proof, until, note, tries: 0 };
         self.copies.push(Box::pin(copies::store(copy, self.means())));
     }
 
@@ -198,13 +198,20 @@ impl Pump {
             Fate::Stored => {}
             // Nothing was stored for it.
             Fate::SessionOver => return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]),
-            Fate::Impossible | Fate::TooLate => {
-                if let Some(seen) = copy.note.done.as_ref().filter(|_| copy.note.source == Source::Handler) {
-                    self.acquit_seen(seen);
-                }
-                let note = Note { outcome: Outcome::Released, done: None, ..copy.note };
+            // For this one there is no time, or no way, to be a copy near the limit of its queue.
+            Fate::Impossible | Fate::TooLate if copy.purpose == Purpose::Guard => {
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
-                return self.settling.push(Job { receipt: copy.receipt, settlement, proof, note });
+                return self.settling.push(Job { receipt: copy.load.receipt, settlement, proof, note: copy.note });
+            }
+            Fate::Impossible | Fate::TooLate => {
+                let mut load = copy.load;
+                match copy.note.source {
+                    // It lives and has spoken.
+                    Source::Handler => load.suspicion = Suspicion::None,
+                    Source::Crash if load.suspicion == Suspicion::None => load.suspicion = Suspicion::Suspect,
+                    Source::Crash | Source::Deadline | Source::Sidecar => {}
+                }
+                return self.give_back(load, copy.note.id, copy.note.source);
             }
         }
         match copy.purpose {
@@ -224,7 +231,7 @@ impl Pump {
             }
         }
         let (settlement, proof) = (Settlement::Ack, copy.proof);
-        self.settling.push(Job { receipt: copy.receipt, settlement, proof, note: copy.note });
+        self.settling.push(Job { receipt: copy.load.receipt, settlement, proof, note: copy.note });
     }
 
     /// The broker has settlements, or never will.

@@ -5,10 +5,13 @@
 //! What has taken a handler down while it was alone always goes alone.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stream::Stream;
 use super::{DeliveryId, Ledger, Open, Size, State, StreamId, Suspicion, Waiting};
+
+/// Suspects wait so long for a stream that works on something long to be done with it, before it gets nothing more.
+const SUSPECTS_PATIENCE: Duration = Duration::from_mins(1);
 
 impl<L> Ledger<L> {
     /// Hands out what waits, oldest first, each to the stream with the largest free share of its window.
@@ -58,10 +61,12 @@ impl<L> Ledger<L> {
                 let is_wanted = self.streams.values().any(|stream| stream.is_for(item.size));
                 kept.push_back(item);
                 if is_wanted {
+                    self.blocked_since.get_or_insert(now);
                     break;
                 }
                 continue;
             };
+            self.blocked_since = None;
             let Some(id) = next_id() else {
                 self.suspects.push_front(item);
                 break;
@@ -83,8 +88,8 @@ impl<L> Ledger<L> {
     }
 
     /// Streams that get nothing but suspects: those that work on some, and as long as some wait, those that hold least
-    /// until half of all are set apart, at least one. Those that do not move neither count nor are chosen, as long as there
-    /// is another: suspects would wait for them.
+    /// until half of all are set apart, at least one. Those that do not move neither count nor are chosen as long as there is
+    /// another, or the suspects have not waited long: everything would wait for one long task.
     fn set_apart(&self, now: Instant) -> BTreeSet<StreamId> {
         let mut apart: BTreeSet<StreamId> =
             self.streams.iter().filter(|(_, stream)| stream.is_apart()).map(|(id, _)| *id).collect();
@@ -95,7 +100,11 @@ impl<L> Ledger<L> {
             .iter()
             .filter(|(_, stream)| stream.is_for(item.size))
             .partition(|(_, stream)| !stream.is_stuck(now));
-        let from = if movers.is_empty() { &mut stuck } else { &mut movers };
+        let is_urgent = self.blocked_since.is_some_and(|at| now >= at + SUSPECTS_PATIENCE);
+        let from = if movers.is_empty() && is_urgent { &mut stuck } else { &mut movers };
+        if from.is_empty() {
+            return apart;
+        }
         let have = from.iter().filter(|(id, _)| apart.contains(id)).count();
         let lacking = (from.len() / 2).max(1).saturating_sub(have);
         from.retain(|(id, _)| !apart.contains(id));

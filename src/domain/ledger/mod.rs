@@ -65,6 +65,8 @@ pub struct Ledger<L> {
     waiting: VecDeque<Waiting<L>>,
     /// These wait too, before all others, until a stream is free for them alone.
     suspects: VecDeque<Waiting<L>>,
+    /// Since when the first of them finds no stream.
+    blocked_since: Option<Instant>,
     /// Suspects that one stream may hold: doubled with each that a handler settles, 1 again after a crash.
     group: usize,
     mean_body: MeanBody,
@@ -76,7 +78,7 @@ impl<L> Ledger<L> {
     pub fn new(lease_max: Duration) -> Self {
         let (streams, open) = (BTreeMap::new(), HashMap::new());
         let (waiting, suspects, group, mean_body) = (VecDeque::new(), VecDeque::new(), 1, MeanBody::default());
-        Self { streams, open, waiting, suspects, group, mean_body, lease_max }
+        Self { streams, open, waiting, suspects, blocked_since: None, group, mean_body, lease_max }
     }
 
     /// A handler has connected.
@@ -178,6 +180,7 @@ impl<L> Ledger<L> {
             }
             State::Revoked => {
                 open.state = State::Revoked;
+                stream.adrift.remove(&id);
                 Answer::Result(Outcome::LeaseExpired)
             }
         }
@@ -240,6 +243,7 @@ impl<L> Ledger<L> {
                     taken.push((id, load));
                 }
                 stream.end(now, id);
+                stream.adrift.insert(id);
                 stream.remember(id, Ending::Lost);
             }
             if !taken.is_empty() {
@@ -276,6 +280,7 @@ impl<L> Ledger<L> {
                 };
                 if let State::Working(load) = std::mem::replace(&mut open.state, State::Revoked) {
                     stream.end(now, id);
+                    stream.adrift.insert(id);
                     due.push(Due { holder: Some((*stream_id, id)), load, clock });
                 }
             }
@@ -305,6 +310,11 @@ impl<L> Ledger<L> {
     /// True if the stream has said that it leaves.
     pub fn is_leaving(&self, stream: StreamId) -> bool {
         self.streams.get(&stream).is_some_and(|stream| stream.leaving)
+    }
+
+    /// True if its handler may still work on something that was taken from it.
+    pub fn has_adrift(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| !stream.adrift.is_empty())
     }
 
     /// How many deliveries a stream is working on.

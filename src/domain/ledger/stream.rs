@@ -1,6 +1,6 @@
 //! One handler's part of the ledger: its window, what it works on, and what it has ended lately.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{Answer, DeliveryId, Outcome, Size, Suspicion};
@@ -50,6 +50,8 @@ pub(super) struct Stream {
     lease_max: Duration,
     /// At the handler, without verdict. Ids rise, so the first is the oldest.
     pub(super) working: BTreeMap<DeliveryId, Suspicion>,
+    /// Taken from the handler without its word, which may still work on them.
+    pub(super) adrift: BTreeSet<DeliveryId>,
     /// Suspects among `working`, and those of them that must be alone.
     suspects: usize,
     charged: usize,
@@ -70,6 +72,7 @@ impl Stream {
             pace: Pace::default(),
             lease_max,
             working: BTreeMap::new(),
+            adrift: BTreeSet::new(),
             suspects: 0,
             charged: 0,
             oldest: None,
@@ -175,12 +178,14 @@ impl Stream {
         while self.endings_in_order.len() > REMEMBERED_MAX {
             if let Some(oldest) = self.endings_in_order.pop_front() {
                 self.endings.remove(&oldest);
+                self.adrift.remove(&oldest);
             }
         }
     }
 
     /// The answer to a verdict on a delivery that is no longer open.
-    pub(super) fn remembered<L>(&self, id: DeliveryId, kind: VerdictKind) -> Answer<L> {
+    pub(super) fn remembered<L>(&mut self, id: DeliveryId, kind: VerdictKind) -> Answer<L> {
+        self.adrift.remove(&id);
         match self.endings.get(&id) {
             Some(Ending::Settled(first, outcome)) if *first == kind => Answer::Result(*outcome),
             Some(Ending::Settled(_, outcome)) => Answer::Already(Some(*outcome)),

@@ -158,8 +158,13 @@ const JOB: &str = "[shutdown]\nexit_when_idle = true\nclose = \"3s\"\n";
 #[tokio::test]
 async fn a_handler_that_leaves_and_is_gone_at_once_has_left() {
     let mut sidecar = Sidecar::start(&format!("{WORK}{JOB}")).await;
-    let handler = sidecar.handler(open("work")).await;
+    sidecar.publish([message("work.A", "1")]).await;
+    let mut handler = sidecar.handler(open("work")).await;
+    let held = handler.delivery().await;
     handler.say(leave()).await;
+    // Once this is answered, what was said before it has been heard.
+    handler.say(settle([held.id + 1], ack())).await;
+    handler.result().await;
     drop(handler);
     assert_eq!(sidecar.ended().await, Ended::Drained);
 }

@@ -16,6 +16,7 @@ use crate::grpc::wire::violations::Key;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_hours(24);
 const MULTIPLIER_MAX: f64 = 100.0;
+const COUNT_MAX: u32 = 1_000_000;
 
 impl Reader<'_> {
     pub(super) fn retry(&mut self, policy: &v1::RetryPolicy) -> RetrySettings {
@@ -52,8 +53,8 @@ impl Reader<'_> {
 
     fn at_least_one(&mut self, value: Option<i32>, field: &str, default: u32) -> u32 {
         let Some(count) = value else { return default };
-        u32::try_from(count).ok().filter(|count| *count > 0).unwrap_or_else(|| {
-            self.violations.add(path(field), format_args!("is {count}; at least 1 is allowed"));
+        u32::try_from(count).ok().filter(|count| (1..=COUNT_MAX).contains(count)).unwrap_or_else(|| {
+            self.violations.add(path(field), format_args!("is {count}; 1 to {COUNT_MAX} is allowed"));
             default
         })
     }
