@@ -85,6 +85,20 @@ async fn of_32_in_flight_the_one_that_kills_is_found_and_nothing_else_is_charged
     }
 }
 
+/// An exception that nobody catches closes the channel properly: the call is cancelled, and no link is cut.
+#[tokio::test]
+async fn a_handler_that_ends_by_an_exception_has_died_of_its_message() {
+    let scene = Scene::new().await;
+    let sidecar = scene.sidecar(&scene.work("retry = { crash_limit = 3 }")).await;
+    let all = ["m 1", "raise", "m 2"].map(|body| message(body.to_owned())).to_vec();
+    sidecar.publisher().await.publish(all).await.expect("confirmed");
+    let seen = live_on(&scene, &sidecar, 1).await;
+    assert!(seen["m 1"].iter().chain(&seen["m 2"]).all(|attempt| *attempt == 1), "{seen:?}");
+    assert!(seen["raise"].len() <= 4 && seen["raise"].last() == Some(&3), "{seen:?}");
+    let letter = scene.amqp().await.get(&scene.name("dlq")).await;
+    assert_eq!(letter.delivery.data, b"raise");
+}
+
 /// failures.md H9.
 #[tokio::test]
 async fn a_rolling_deploy_whose_handlers_are_killed_charges_nothing() {

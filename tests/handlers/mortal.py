@@ -1,4 +1,5 @@
-"""A handler for tests. The first word of a body says what becomes of it: `kill` takes the process down, `reject` is given up,
+"""A handler for tests. The first word of a body says what becomes of it: `kill` takes the process down, `raise` ends it
+as any exception does, `reject` is given up,
 `retry` fails every time, anything else is done. It tells what it is handed, and works on whole frames."""
 
 import itertools, os, queue, signal, sys, grpc
@@ -12,6 +13,8 @@ def settle(delivery):
     ids, kind = [delivery.id], delivery.message.body.decode().split()[0]
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "raise":
+        raise RuntimeError("as bugs do")
     if kind == "reject":
         return pb.Settlement(delivery_ids=ids, dead_letter=pb.DeadLetter(reason="BAD", description="never"))
     if kind == "retry":

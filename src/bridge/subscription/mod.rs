@@ -35,6 +35,7 @@ mod pump;
 mod releases;
 mod residence;
 mod settling;
+mod size;
 mod stopping;
 mod streams;
 mod throttle;

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod suspects;
+
 const ONE: StreamId = StreamId(1);
 const TWO: StreamId = StreamId(2);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -297,95 +299,4 @@ fn what_becomes_the_oldest_by_a_loss_has_its_whole_time() {
     bench.ledger.lose(bench.now, |load| *load == "old");
     assert_eq!(bench.pass(Duration::from_secs(59)), []);
     assert_eq!(bench.pass(Duration::from_secs(1)).len(), 1);
-}
-
-impl Bench {
-    fn suspect(&mut self, loads: &[&'static str], suspicion: Suspicion) {
-        for load in loads {
-            self.ledger.arrive(self.now, load, size(1), suspicion);
-        }
-    }
-
-    fn settle(&mut self, stream: StreamId, id: i64) {
-        assert!(matches!(self.verdict(stream, id, VerdictKind::Ack), Answer::Act(_)));
-        self.ledger.settled(DeliveryId(id), Outcome::Acked);
-    }
-}
-
-#[test]
-fn suspects_go_first_and_alone_and_twice_as_many_with_each_that_is_settled() {
-    let mut bench = Bench::with_window(8);
-    bench.arrive(&["fresh"]);
-    bench.suspect(&["a", "b", "c", "d", "e", "f"], Suspicion::Suspect);
-    assert_eq!(bench.dispatch(), [(ONE, 1)]);
-    assert_eq!(bench.ledger.load(DeliveryId(1)), Some(&"a"));
-    assert_eq!(bench.dispatch(), [], "nothing joins it");
-    bench.settle(ONE, 1);
-    assert_eq!(bench.dispatch(), [(ONE, 2), (ONE, 3)]);
-    bench.settle(ONE, 2);
-    assert_eq!(bench.dispatch(), [(ONE, 4), (ONE, 5), (ONE, 6)]);
-    for id in 3..=6 {
-        assert_eq!(bench.dispatch(), [], "what is fresh waits until no suspect is there");
-        bench.settle(ONE, id);
-    }
-    assert_eq!(bench.dispatch(), [(ONE, 7)]);
-    assert_eq!(bench.ledger.load(DeliveryId(7)), Some(&"fresh"));
-}
-
-#[test]
-fn what_took_a_handler_down_goes_alone_whatever_went_well_before() {
-    let mut bench = Bench::with_window(8);
-    bench.suspect(&["a"], Suspicion::Suspect);
-    bench.suspect(&["culprit", "culprit2"], Suspicion::Charged);
-    bench.suspect(&["b", "c"], Suspicion::Suspect);
-    for id in 1..=3 {
-        assert_eq!(bench.dispatch(), [(ONE, id)]);
-        bench.settle(ONE, id);
-    }
-    assert_eq!(bench.dispatch(), [(ONE, 4), (ONE, 5)]);
-}
-
-#[test]
-fn after_a_crash_suspects_go_alone_again() {
-    let mut bench = Bench::with_window(8);
-    bench.suspect(&["a", "b", "c"], Suspicion::Suspect);
-    bench.dispatch();
-    bench.settle(ONE, 1);
-    assert_eq!(bench.dispatch(), [(ONE, 2), (ONE, 3)]);
-    let held = bench.ledger.detach(ONE);
-    bench.ledger.suspects_go_alone();
-    for (_, load) in held {
-        bench.suspect(&[load], Suspicion::Suspect);
-    }
-    bench.ledger.attach(TWO, Window::new(8, 10_000), terms());
-    assert_eq!(bench.dispatch(), [(TWO, 4)]);
-}
-
-#[test]
-fn one_of_several_streams_is_set_apart_for_suspects_and_the_others_go_on() {
-    let mut bench = Bench::with_window(2);
-    bench.ledger.attach(TWO, Window::new(2, 10_000), terms());
-    bench.arrive(&["a", "b", "c", "d", "e", "f"]);
-    assert_eq!(bench.dispatch(), [(ONE, 1), (TWO, 2), (ONE, 3), (TWO, 4)]);
-    bench.suspect(&["suspect"], Suspicion::Suspect);
-    bench.settle(ONE, 1);
-    bench.settle(TWO, 2);
-    assert_eq!(bench.dispatch(), [(TWO, 5)], "the first one is emptied");
-    bench.settle(ONE, 3);
-    bench.settle(TWO, 4);
-    assert_eq!(bench.dispatch(), [(ONE, 6), (TWO, 7)]);
-    assert_eq!(bench.ledger.load(DeliveryId(6)), Some(&"suspect"));
-}
-
-#[test]
-fn a_suspect_that_no_stream_can_receive_holds_up_nobody() {
-    let mut bench = Bench::with_window(2);
-    bench.ledger.arrive(bench.now, "large", Size { body: 2_000, encoded: 2_010 }, Suspicion::Suspect);
-    bench.suspect(&["suspect"], Suspicion::Suspect);
-    bench.arrive(&["fresh"]);
-    assert_eq!(bench.dispatch(), [(ONE, 1)]);
-    assert_eq!(bench.ledger.load(DeliveryId(1)), Some(&"suspect"));
-    bench.settle(ONE, 1);
-    assert_eq!(bench.dispatch(), [(ONE, 2)]);
-    assert_eq!(bench.ledger.held_count(), 1);
 }

@@ -264,3 +264,50 @@ async fn a_suspect_that_a_handler_gives_back_is_none_any_more() {
     let again = handler.receive(1).await;
     assert_eq!((bodies(&again), again[0].seen.record.attempt()), (bodies(&first), 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_suspects_stays_where_it_is() {
+    let bench = Bench::start();
+    let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+    bench.publish(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut handler = bench.join(10).await;
+    handler.receive(10).await;
+    die(handler).await;
+    let mut handler = bench.join(10).await;
+    let first = handler.receive(1).await;
+    // Slow, but not too slow: what was sent ahead for it waits.
+    pass(Duration::from_secs(10)).await;
+    handler.ack(&ids(&first)).await;
+    let mut fresh = Vec::new();
+    while fresh.len() < 90 {
+        handler.next().await.expect("the stream goes on");
+        let got = handler.take();
+        handler.ack(&ids(&got)).await;
+        fresh
+            .extend(got.into_iter().filter(|handout| !names[..10].contains(&bodies(std::slice::from_ref(handout))[0])));
+    }
+    let again = fresh.iter().filter(|handout| handout.redelivered).count();
+    assert_eq!(again, 0, "it went to the broker and back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_charged_while_a_handler_may_work_on_something_that_was_taken_from_it() {
+    let bench = Bench::start();
+    bench.publish(&[KILLER, "a"]).await;
+    let mut handler = bench.join(1).await;
+    assert_eq!(bodies(&handler.receive(1).await), [KILLER]);
+    handler.find(|frame| frame.revocations.first().cloned()).await;
+    assert_eq!(bodies(&handler.receive(1).await), ["a"]);
+    die(handler).await;
+    pass(Duration::from_secs(7)).await;
+    let mut handler = bench.join(10).await;
+    loop {
+        handler.next().await.expect("the stream goes on");
+        let got = handler.take();
+        handler.ack(&ids(&got)).await;
+        if let Some(innocent) = got.iter().find(|handout| bodies(std::slice::from_ref(*handout)) == ["a"]) {
+            assert_eq!(innocent.seen.record.attempt(), 1);
+            return;
+        }
+    }
+}
