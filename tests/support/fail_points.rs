@@ -71,6 +71,18 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    fn is_same(self, other: Self) -> bool {
+        // Before a verdict it makes no difference which one would have come, and no task of ours is at a stream's frame.
+        let of = |case: Self| match case.place {
+            Place::Arrive => (case.place, None, case.fault),
+            Place::Frame => (case.place, None, if case.fault == Fault::Panic { Fault::Kill } else { case.fault }),
+            Place::Write | Place::Written | Place::Confirmed | Place::Settle | Place::Settled => {
+                (case.place, Some(case.verdict), case.fault)
+            }
+        };
+        of(self) == of(other)
+    }
+
     /// What the handler says in the life that ends.
     pub(crate) fn said(self) -> Verdict {
         let (reason, description) = ("FAILED".to_owned(), String::new());
@@ -102,7 +114,8 @@ impl Case {
     }
 }
 
-/// Every case that can occur, and the names of those that cannot.
+/// Every case that can occur, once, and the names of those that cannot. Names whose place is the same are one case: nothing
+/// lies between them that a broker or a handler could see.
 pub(crate) fn matrix() -> (Vec<Case>, Vec<(Point, VerdictKind)>) {
     const POINTS: [Point; 10] = [
         Point::Arrived,
@@ -125,7 +138,12 @@ pub(crate) fn matrix() -> (Vec<Case>, Vec<(Point, VerdictKind)>) {
                 never.push((point, verdict));
                 continue;
             };
-            cases.extend([Fault::Kill, Fault::Panic, Fault::Cut].map(|fault| Case { point, verdict, fault, place }));
+            for fault in [Fault::Kill, Fault::Panic, Fault::Cut] {
+                let case = Case { point, verdict, fault, place };
+                if !cases.iter().any(|known: &Case| known.is_same(case)) {
+                    cases.push(case);
+                }
+            }
         }
     }
     (cases, never)

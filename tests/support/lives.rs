@@ -282,9 +282,14 @@ async fn everything(life: &Life, case: Case, quiet: Duration, what: &str) -> BTr
     again
 }
 
-async fn judge(case: Case, again: BTreeMap<String, Vec<u32>>, (lab, quiet): (&dyn Lab, Duration), what: &str) {
+async fn judge(case: Case, mut again: BTreeMap<String, Vec<u32>>, (lab, quiet): (&dyn Lab, Duration), what: &str) {
     let letters = take_all(lab, "dlq", quiet).await;
-    assert_eq!(take_all(lab, "work", quiet).await, Vec::<String>::new(), "{what}: something is left");
+    // What came later than a busy broker was waited for; a copy among it carries one failure at most.
+    for body in take_all(lab, "work", quiet).await {
+        let seen = again.entry(body).or_default();
+        seen.push(1);
+        assert!(seen.len() <= case.again_max(), "{what}: {again:?}");
+    }
     for body in BODIES {
         let attempts = again.get(body).cloned().unwrap_or_default();
         let given_up = letters.iter().filter(|letter| *letter == body).count();
