@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tonic::Status;
 
-use crate::bridge::{LinkWatch, Registry};
+use crate::bridge::{Idle, LinkWatch, Registry};
 use crate::domain::readiness::{Mode, Readiness, readiness};
 use crate::runtime::PhaseWatch;
 
@@ -66,9 +66,13 @@ impl Probes {
             (None, None) => format!("[-]broker: {}", link.why_down().class().as_str()),
         };
         // Said, and no reason against being ready: the messages wait in their queues.
-        let lonely = self.registry.without_handler();
-        let lonely = lonely.iter().map(|name| format!("[+]subscription {}: no_handler\n", name.as_str()));
-        format!("{process}\n{broker}\n{}", lonely.collect::<String>())
+        let idle = self.registry.idle().into_iter().map(|(name, why)| match (why, &self.endpoint) {
+            (Idle::NoHandler, _) => format!("[+]subscription {}: no_handler\n", name.as_str()),
+            (Idle::Paused(why), Some(_)) => format!("[+]subscription {}: paused: {why}\n", name.as_str()),
+            // As above.
+            (Idle::Paused(_), None) => format!("[+]subscription {}: paused\n", name.as_str()),
+        });
+        format!("{process}\n{broker}\n{}", idle.collect::<String>())
     }
 
     fn ready_text(&self) -> (StatusCode, String) {

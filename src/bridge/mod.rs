@@ -37,7 +37,7 @@ pub use outbox::{
 };
 pub use pipe::{Answer, Outcome, PipeInput, PipeOutput, PipeWindow, PublisherState, PublisherWatch};
 pub use publisher::{PublishLimits, Publisher, Refusal};
-pub use registry::{AllEnded, DeclareError, Registry};
+pub use registry::{AllEnded, DeclareError, Idle, Registry};
 pub use subscription::{AttachError, AttachRequest, Attached, Hangup, Opened, Results, Said, Voice};
 pub use wish::{BindingSource, Known};
 

@@ -14,6 +14,15 @@ use crate::domain::name::SubscriptionName;
 use crate::domain::subscription::{Clash, Subscription};
 use crate::runtime::{PhaseWatch, Tasks};
 
+/// Why nothing is handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Idle {
+    /// No handler is connected.
+    NoHandler,
+    /// It is paused, for this reason.
+    Paused(String),
+}
+
 /// Subscriptions that handlers may bring beside the configured ones.
 const DECLARED_MAX: usize = 1_000;
 
@@ -114,7 +123,7 @@ impl Registry {
             link: shared.link.clone(),
             phase: shared.phase.clone(),
             kept,
-            handlers: Arc::default(),
+            told: Arc::default(),
             alive,
         };
         let name = subscription.name.clone();
@@ -132,11 +141,14 @@ impl Registry {
         running.iter().filter(|(_, (_, kept))| *kept == Kept::Always).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The names of those without a handler: nothing is consumed for them.
-    pub fn without_handler(&self) -> Vec<SubscriptionName> {
-        let running = self.running();
-        let is_alone = |handle: &SubscriptionHandle| handle.handlers.load(Ordering::Relaxed) == 0;
-        running.iter().filter(|(_, (handle, _))| is_alone(handle)).map(|(name, _)| name.clone()).collect()
+    /// Those without a handler, for which nothing is consumed, and those that are paused, with the reason.
+    pub fn idle(&self) -> Vec<(SubscriptionName, Idle)> {
+        let why = |handle: &SubscriptionHandle| {
+            let pause = handle.told.pause.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let is_alone = handle.told.handlers.load(Ordering::Relaxed) == 0;
+            pause.map(Idle::Paused).or_else(|| is_alone.then_some(Idle::NoHandler))
+        };
+        self.running().iter().filter_map(|(name, (handle, _))| Some((name.clone(), why(handle)?))).collect()
     }
 
     /// Its plan, to be carried out again; `None` = it has ended, or its queue still belongs to the session that was

@@ -65,6 +65,8 @@ async fn of_a_backlog_of_100_000_a_downstream_that_is_away_sees_a_few_and_all_on
         assert!(told.contains("kill switch") && told.contains("50 % of the last 200"), "{told}");
         let sample = "sidebus_subscription_paused{subscription=\"work\",reason=\"kill_switch\"}";
         sidecar.metric_becomes(sample, 1.0).await;
+        let (status, verbose) = sidecar.probe("/readyz?verbose").await;
+        assert!(status == 200 && verbose.contains("subscription work: paused: the kill switch is open"), "{verbose}");
         let rate = f64::from(backlog) / (other_done - begun).as_secs_f64();
         println!("{queue_type}: {came} deliveries in 12 s; the other subscription had {rate:.0} a second");
 

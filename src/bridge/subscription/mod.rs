@@ -226,6 +226,15 @@ impl std::fmt::Debug for Command {
     }
 }
 
+/// What a subscription says of itself for whoever asks.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Connected handlers.
+    pub handlers: AtomicUsize,
+    /// Why it is paused.
+    pub pause: Mutex<Option<String>>,
+}
+
 /// A way to a running subscription. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct SubscriptionHandle {
@@ -233,8 +242,8 @@ pub(crate) struct SubscriptionHandle {
     pub subscription: Arc<Subscription>,
     /// What it wants on the broker.
     pub wish: Wish,
-    /// Handlers that are connected.
-    pub handlers: Arc<AtomicUsize>,
+    /// What it says of itself.
+    pub told: Arc<Told>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -261,8 +270,8 @@ pub(crate) struct Parts {
     pub phase: PhaseWatch,
     pub kept: Kept,
     pub wish: Wish,
-    /// Where it says how many handlers are connected.
-    pub handlers: Arc<AtomicUsize>,
+    /// Where it says how it is.
+    pub told: Arc<Told>,
     /// Dropped when the subscription has nothing unsettled any more and has ended.
     pub alive: mpsc::Sender<std::convert::Infallible>,
 }
@@ -270,11 +279,11 @@ pub(crate) struct Parts {
 /// Starts the task of a subscription. Its consumer begins with its first handler.
 pub(crate) fn start(tasks: &Tasks, subscription: Arc<Subscription>, parts: Parts) -> SubscriptionHandle {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let (wish, handlers) = (parts.wish.clone(), Arc::clone(&parts.handlers));
+    let (wish, told) = (parts.wish.clone(), Arc::clone(&parts.told));
     let name = subscription.name.as_str().to_owned();
     let pump = pump::Pump::new(Arc::clone(&subscription), parts, commands, sender.downgrade());
     tasks.spawn(TaskKind::Subscription, name, pump.run());
-    SubscriptionHandle { subscription, wish, handlers, commands: sender }
+    SubscriptionHandle { subscription, wish, told, commands: sender }
 }
 
 /// A description of what keeps a subscription from consuming.

@@ -1,7 +1,6 @@
 //! The task of one subscription: takes one event at a time, changes the ledger, sets things going. Never waits inside.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -23,7 +22,7 @@ use super::releases::Releases;
 use super::residence::Residence;
 use super::settling::{Channel, Note, Settling, Source};
 use super::streams::Peer;
-use super::{Command, Context, Kept, Parts, describe};
+use super::{Command, Context, Kept, Parts, Told, describe};
 use tracing::warn;
 
 use crate::broker::{BrokerError, Receipt, SessionId, Settled};
@@ -97,8 +96,8 @@ pub(super) struct Pump {
     pub(super) status: Status,
     /// The link or the consumer has changed since the status was told.
     pub(super) is_status_due: bool,
-    /// How many `peers` are, for others.
-    pub(super) handlers: Arc<AtomicUsize>,
+    /// For whoever asks how it is.
+    pub(super) told: Arc<Told>,
     commands: mpsc::Receiver<Command>,
     /// The session of the newest consumer.
     pub(super) session: Option<SessionId>,
@@ -151,7 +150,7 @@ impl Pump {
             sender,
             kept: parts.kept,
             was_used: false,
-            handlers: parts.handlers,
+            told: parts.told,
             commands,
             peers: BTreeMap::new(),
             settling: Settling::default(),
@@ -355,6 +354,8 @@ impl Pump {
             for peer in self.peers.values() {
                 peer.outbox.tell(status.clone());
             }
+            let pause = (status.state == SubscriptionState::Paused).then(|| status.description.clone());
+            *self.told.pause.lock().unwrap_or_else(PoisonError::into_inner) = pause;
             self.status = status;
         }
     }

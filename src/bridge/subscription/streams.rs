@@ -187,7 +187,7 @@ impl Pump {
     }
 
     fn count_handlers(&self) {
-        self.handlers.store(self.peers.len(), Ordering::Relaxed);
+        self.told.handlers.store(self.peers.len(), Ordering::Relaxed);
         self.metrics.handlers.set(f64::from(u32::try_from(self.peers.len()).unwrap_or(u32::MAX)));
         self.share_refill();
     }
