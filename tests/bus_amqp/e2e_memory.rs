@@ -128,3 +128,23 @@ async fn large_bodies_that_wait_for_the_first_handler_come_a_few_at_a_time() {
     assert_eq!(sidecar.process.stop().await, Some(0));
     scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }
+
+/// Each change of a prefetch that grows is one consumer more, which operators see.
+#[tokio::test]
+async fn on_a_queue_that_trickles_a_sidecar_has_few_consumers() {
+    let scene = Scene::new().await;
+    let sidecar = scene.sidecar(&scene.work("")).await;
+    let (mut handler, publisher) = (sidecar.handler().await, sidecar.publisher().await);
+    // Slower than changes of a prefetch are gathered.
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(250));
+    for number in 0..14 {
+        pace.tick().await;
+        publisher.publish_numbers(number..number + 1).await;
+        let delivery = handler.delivery().await;
+        handler.ack(&[delivery]).await;
+    }
+    let (_, consumers) = scene.amqp().await.look(&scene.name("work")).await.expect("the queue is there");
+    println!("{consumers} consumers");
+    assert!((1..=4).contains(&consumers), "{consumers}");
+    handler.leave().await;
+}

@@ -126,15 +126,20 @@ impl Amqp {
         self.channel.queue_declare(queue.into(), options, arguments).await.expect("a queue");
     }
 
-    /// Ready messages of a queue; `None` = there is no such queue. On a channel of its own, which a missing one closes.
+    /// Ready messages of a queue; `None` = there is no such queue.
     pub(crate) async fn depth(&self, queue: &str) -> Option<u32> {
+        self.look(queue).await.map(|(messages, _)| messages)
+    }
+
+    /// Ready messages and consumers of a queue. On a channel of its own, which a missing one closes.
+    pub(crate) async fn look(&self, queue: &str) -> Option<(u32, u32)> {
         let channel = self.connection.create_channel().await.expect("a channel");
         let options =
             QueueDeclareOptions { passive: true, durable: false, exclusive: false, auto_delete: false, nowait: false };
         let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
         // Many of them would pile up until the connection goes.
         let _ = channel.close(200, "done".into()).await;
-        Some(found.message_count())
+        Some((found.message_count(), found.consumer_count()))
     }
 
     /// Waits until a queue has so many ready messages.

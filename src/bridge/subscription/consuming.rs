@@ -258,12 +258,13 @@ impl Pump {
             let Some(peer) = self.peers.get(&stream) else { continue };
             let ids: Vec<DeliveryId> = lost.iter().map(|(id, _)| *id).collect();
             // What was never written need not be taken back.
-            let written = peer.outbox.withdraw(&ids);
+            let written: HashSet<DeliveryId> = peer.outbox.withdraw(&ids).into_iter().collect();
+            self.ledger.was_never_written(stream, ids.iter().copied().filter(|id| !written.contains(id)));
             if written.is_empty() {
                 continue;
             }
-            peer.outbox.revoke(RevocationReason::BrokerLost, written.clone());
-            let written: HashSet<DeliveryId> = written.into_iter().collect();
+            let revoked = ids.into_iter().filter(|id| written.contains(id)).collect();
+            peer.outbox.revoke(RevocationReason::BrokerLost, revoked);
             for (id, load) in lost.iter().filter(|(id, _)| written.contains(id)) {
                 self.may_come_late(*id, load);
             }
@@ -326,7 +327,12 @@ impl Pump {
             (Intake::Active(active), Some(wanted)) => {
                 // Each step is worth its round trips: four times as much, or the last one.
                 let is_step = !wanted.is_careful || wanted.prefetch.get() / 4 >= active.prefetch.get();
-                let steps_up = self.care.is_careful && wanted.prefetch > active.prefetch;
+                let grows = wanted.prefetch > active.prefetch;
+                let steps_up = self.care.is_careful && grows;
+                if grows && !is_step {
+                    // On a queue that trickles each small step would be one consumer more.
+                    return;
+                }
                 if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
                     self.care = Care { is_careful: wanted.is_careful, steps_up };
                     self.adjust(Some(target));

@@ -159,9 +159,14 @@ impl Pump {
     /// It will be delivered again, and no handler is to blame, unless one is already.
     pub(super) fn acquit(&mut self, load: &Load) {
         if load.suspicion == Suspicion::None {
-            let print = Print::loose(&load.seen.message, load.seen.record.attempt());
-            self.crashes.innocents.add(Instant::now().into_std(), print);
+            self.acquit_seen(&load.seen);
         }
+    }
+
+    /// The same, of what a handler has lived through.
+    pub(super) fn acquit_seen(&mut self, seen: &Seen) {
+        let print = Print::loose(&seen.message, seen.record.attempt());
+        self.crashes.innocents.add(Instant::now().into_std(), print);
     }
 
     /// Whether a handler may have been lost with this. The flag is the broker's: this sidecar or another one had it before.

@@ -27,8 +27,12 @@ impl Pump {
 
     /// It is done, and the broker could not be told.
     pub(super) fn done_in_vain(&mut self, note: &Note) {
-        if let Some(print) = note.done.as_ref().and_then(|seen| seen.print()) {
-            self.late.done(Instant::now().into_std(), print);
+        let Some(seen) = &note.done else { return };
+        match seen.print() {
+            Some(print) => self.late.done(Instant::now().into_std(), print),
+            // It will be handled once more; its handler has lived through it.
+            None if note.source == Source::Handler => self.acquit_seen(seen),
+            None => {}
         }
     }
 

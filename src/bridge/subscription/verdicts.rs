@@ -197,7 +197,12 @@ impl Pump {
         match fate {
             Fate::Stored => {}
             // Nothing was stored for it.
-            Fate::SessionOver => return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]),
+            Fate::SessionOver => {
+                if copy.note.source == Source::Handler {
+                    self.acquit_seen(&copy.load.seen);
+                }
+                return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]);
+            }
             // For this one there is no time, or no way, to be a copy near the limit of its queue.
             Fate::Impossible | Fate::TooLate if copy.purpose == Purpose::Guard => {
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);

@@ -55,6 +55,9 @@ impl<L> Ledger<L> {
     ) -> Vec<(StreamId, DeliveryId)> {
         let mut granted = Vec::new();
         let mut kept = VecDeque::new();
+        if self.suspects.is_empty() {
+            self.blocked_since = None;
+        }
         while let Some(item) = self.suspects.pop_front() {
             let Some(stream) = self.freest(&item) else {
                 // In their order, or one that needs a stream for itself would see others pass for ever.

@@ -317,6 +317,14 @@ impl<L> Ledger<L> {
         self.streams.get(&stream).is_some_and(|stream| !stream.adrift.is_empty())
     }
 
+    /// Of what was lost, the handler never had these.
+    pub fn was_never_written(&mut self, stream: StreamId, ids: impl IntoIterator<Item = DeliveryId>) {
+        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        for id in ids {
+            stream.adrift.remove(&id);
+        }
+    }
+
     /// How many deliveries a stream is working on.
     pub fn working_count(&self, stream: StreamId) -> usize {
         self.streams.get(&stream).map_or(0, |stream| stream.working.len())
