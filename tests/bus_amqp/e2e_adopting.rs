@@ -34,7 +34,7 @@ async fn an_adopted_queue_never_comes_to_its_own_limit() {
         }
         for _ in 0..losses {
             handler.delivery().await;
-            drop(handler);
+            handler.half_close().await;
             handler = sidecar.handler().await;
         }
         for _ in 0..3 {

@@ -62,7 +62,10 @@ async fn headers_that_leave_no_room_for_a_copy_go_back_and_hurt_nobody() {
     publish(&amqp, &scene.name("work"), 127_000, "1").await;
     let first = handler.delivery().await;
     retry(&handler, &first).await;
-    sidecar.process.logged("copy can never be sent; the original goes back to its queue, uncounted").await;
+    sidecar
+        .process
+        .logged("copy can never be sent; the original goes back to its queue, and no attempt is counted")
+        .await;
     publish(&amqp, &scene.name("work"), 10, "2").await;
     let neighbour = handler.delivery().await;
     assert_eq!(number(&neighbour), 2);

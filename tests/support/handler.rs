@@ -160,6 +160,14 @@ impl Handler {
         assert!(matches!(self.ended, Some(Ok(()))), "{:?}", self.ended);
     }
 
+    /// Says nothing more and listens to the end: what it holds is given back at once.
+    pub(crate) async fn half_close(mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.requests = closed;
+        self.until("the end", |handler| handler.ended.is_some()).await;
+        assert!(matches!(self.ended, Some(Ok(()))), "{:?}", self.ended);
+    }
+
     /// The same for a handler to which more may be on its way, which is acked: what was published twice, or came again.
     pub(crate) async fn leave_at_last(&mut self) {
         self.send(v1::SubscribeRequest { leave: true, ..v1::SubscribeRequest::default() }).await;

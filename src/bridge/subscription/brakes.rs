@@ -7,7 +7,8 @@ use metrics::Gauge;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::copies::{self, Copy, CopyEnd, Fate, Means, Purpose, Tried};
+use super::super::outbox::SubscriptionState;
+use super::copies::{self, ALARM_PATIENCE, Copy, CopyEnd, Fate, Means, Purpose, Tried};
 use super::letters::Letters;
 use super::pump::Pump;
 use super::throttle::Throttle;
@@ -153,6 +154,20 @@ impl Pump {
                 info!(%subscription, "the kill switch closes: the probe succeeded");
             }
         }
+    }
+
+    /// Notes since when copies wait for the end of an alarm.
+    pub(super) fn note_alarm(&mut self) {
+        if !self.link.is_blocked() || self.copies.is_empty() {
+            self.is_status_due |= self.alarm_since.take().is_some();
+            return;
+        }
+        self.alarm_since.get_or_insert_with(Instant::now);
+        self.is_status_due |= self.pauses_for_alarm() && self.status.state == SubscriptionState::Active;
+    }
+
+    pub(super) fn pauses_for_alarm(&self) -> bool {
+        self.alarm_since.is_some_and(|at| at.elapsed() >= ALARM_PATIENCE)
     }
 
     /// Consumes nothing: what comes would end as a letter that cannot be stored. A queue that goes with its consumer would

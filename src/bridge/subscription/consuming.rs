@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::super::objects::PlanOf;
-use super::super::outbox::{RevocationReason, StreamEnd, SubscriptionState};
-use super::copies::ALARM_PATIENCE;
+use super::super::outbox::{RevocationReason, StreamEnd};
 use super::intake::{Active, Adjusted, Care, Intake, IntakeEvent, NotStarted, Stage, Started};
 use super::pump::{Load, Pump};
 use super::settling::Source;
@@ -69,6 +68,7 @@ impl Pump {
             self.arrived(untaken);
             // What handlers hold can still be settled; what nobody holds comes again over the new session.
             self.give_back_waiting();
+            self.pardon_unseen();
             self.settling.retire(former);
         }
         let (arrivals, prefetch) = (started.arrivals, started.prefetch);
@@ -135,6 +135,7 @@ impl Pump {
                 self.metrics.prefetch.set(0.0);
                 // So that they are known to be no suspects when they come again, and count as what they are.
                 self.arrived(untaken);
+                self.pardon_unseen();
                 self.intake = Intake::Idle { retry_at: None };
                 self.give_back_waiting();
                 self.settling.retire(channel);
@@ -229,9 +230,12 @@ impl Pump {
             self.metrics.prefetch.set(0.0);
         }
         self.former.take_if(|former| is_over(former.channel.0));
-        self.session.take_if(|session| is_over(*session));
+        let is_lost = self.session.take_if(|session| is_over(*session)).is_some();
         self.settling.forget_sessions(is_over);
         self.receipts_lost(|load| is_over(load.receipt.session()));
+        if is_lost {
+            self.pardon_unseen();
+        }
         if live != self.last_live {
             self.last_live = live;
             // That was the end of the last one.
@@ -294,20 +298,6 @@ impl Pump {
         Some(Wanted { prefetch: Prefetch::new(if is_careful { trusted } else { full }), is_careful })
     }
 
-    /// Notes since when copies wait for the end of an alarm.
-    pub(super) fn note_alarm(&mut self) {
-        if !self.link.is_blocked() || self.copies.is_empty() {
-            self.is_status_due |= self.alarm_since.take().is_some();
-            return;
-        }
-        self.alarm_since.get_or_insert_with(Instant::now);
-        self.is_status_due |= self.pauses_for_alarm() && self.status.state == SubscriptionState::Active;
-    }
-
-    pub(super) fn pauses_for_alarm(&self) -> bool {
-        self.alarm_since.is_some_and(|at| at.elapsed() >= ALARM_PATIENCE)
-    }
-
     pub(super) fn tune(&mut self) {
         let wanted = if self.phase.now() >= Phase::Intake { None } else { self.wanted() };
         self.set_former_aside();
@@ -329,12 +319,16 @@ impl Pump {
                 let is_step = !wanted.is_careful || wanted.prefetch.get() / 4 >= active.prefetch.get();
                 let grows = wanted.prefetch > active.prefetch;
                 let steps_up = self.care.is_careful && grows;
-                if grows && !is_step {
+                let is_needed = is_step || self.ledger.held_count() + self.releases.count() > 0;
+                if grows && !is_needed {
                     // On a queue that trickles each small step would be one consumer more.
                     return;
                 }
                 if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
                     self.care = Care { is_careful: wanted.is_careful, steps_up };
+                    if !grows {
+                        self.pardon_unseen();
+                    }
                     self.adjust(Some(target));
                 }
             }

@@ -22,6 +22,9 @@ use crate::runtime::Phase;
 /// tells that the whole pod is stopped and that no message is to blame.
 const RESTART: Duration = Duration::from_secs(5);
 
+/// What was on its way to a consumer that was cancelled, or lost with its session, is back within this.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
 /// A handler was lost that held nothing else.
 struct Crash {
     id: DeliveryId,
@@ -39,6 +42,8 @@ pub(super) struct Crashes {
     deserted: Option<Instant>,
     /// What will come again without a handler being to blame: we gave it back, or the broker was lost with it.
     innocents: Prints,
+    /// So many may come again until then that this sidecar never saw: they were on their way to a consumer that is no more.
+    amnesty: Option<(u16, Instant)>,
 }
 
 impl Crashes {
@@ -57,6 +62,7 @@ impl Pump {
     /// What a handler held that was lost without a word. Not `is_certain` = it may have worked on something else as well.
     pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str, is_certain: bool) {
         self.ledger.suspects_go_alone();
+        self.crashes.amnesty = None;
         let is_alone = is_certain && held.len() == 1;
         for (id, mut load) in held {
             if is_alone {
@@ -148,6 +154,7 @@ impl Pump {
     /// Suspects go back to the queue and stay suspects: whoever gets them sees that they were delivered before.
     pub(super) fn give_back_suspects(&mut self) {
         let suspects = self.ledger.take_suspects();
+        self.crashes.amnesty = None;
         if !suspects.is_empty() {
             info!(subscription = %self.subscription.name, count = suspects.len(), "suspects go back to the queue");
         }
@@ -175,8 +182,25 @@ impl Pump {
             Some(charged) if charged > 0 => Suspicion::Charged,
             None if !redelivered => Suspicion::None,
             Some(_) | None if self.is_innocent(seen, now) => Suspicion::None,
+            None if self.takes_amnesty(now) => Suspicion::None,
             Some(_) | None => Suspicion::Suspect,
         }
+    }
+
+    /// A consumer is no more, or its prefetch is another. Quorum queues hand out again what was on its way to it (measured), and nobody
+    /// here has seen that. A suspect of another sidecar may slip through among them: it is one again when it kills.
+    pub(super) fn pardon_unseen(&mut self) {
+        if self.crashes.is_empty() && self.ledger.suspects_waiting() == 0 {
+            let most = self.subscription.delivery.prefetch_max;
+            self.crashes.amnesty = Some((most, Instant::now() + UNDER_WAY));
+        }
+    }
+
+    fn takes_amnesty(&mut self, now: Instant) -> bool {
+        self.crashes.amnesty.take_if(|(left, until)| *left == 0 || now >= *until);
+        let Some((left, _)) = &mut self.crashes.amnesty else { return false };
+        *left -= 1;
+        true
     }
 
     fn is_innocent(&mut self, seen: &Seen, now: Instant) -> bool {
