@@ -177,6 +177,7 @@ impl Pump {
     /// The consumer has ended by itself, and with it, usually, its channel.
     fn consumer_failed(&mut self, error: BrokerError) {
         self.note_unparsable(&error);
+        self.pardon_unseen();
         if let Some(channel) = self.intake.channel() {
             if let BrokerError::ConsumerCancelled { .. } = &error {
                 // The channel lives: what handlers hold can still be settled.
