@@ -41,7 +41,8 @@ pub(super) fn defaults(
     let built_in = RetrySettings::default();
     let scope = letters.optional("scope").map_or_else(DeadLetterScope::default, scope_of);
     let names = (letters.value("exchange"), letters.value("queue"));
-    let (dead_letter, findings) = dead_letter::common(names, scope, bounds(&letters, ""));
+    let (mut dead_letter, findings) = dead_letter::common(names, scope, bounds(&letters, ""));
+    dead_letter.is_enabled = letters.value("enabled");
     queue_rules::tell(&values.section(""), findings, problems, warnings);
     Defaults {
         exchange: exchange.clone(),
@@ -157,6 +158,7 @@ fn subscription(
     let unbind = bindings_to_remove(entry, (&exchange, &bindings), problems);
     let queue = queue(&name, entry, problems, warnings)?;
     let keys = DeadLetterKeys {
+        is_enabled: entry.optional("dead_letter.enabled"),
         exchange: queue_rules::dead_letter_exchange(entry, &queue.arguments, problems),
         queue: entry.optional("dead_letter.queue"),
         scope: entry.optional("dead_letter.scope").map(scope_of),

@@ -20,6 +20,8 @@ pub const OWN_LETTERS_SUFFIX: &str = ".dlq";
 /// What one subscription says itself; `None` = it takes what all have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterKeys {
+    /// `dead_letter.enabled`
+    pub is_enabled: Option<bool>,
     /// `dead_letter.exchange`, or the argument `x-dead-letter-exchange`.
     pub exchange: Option<ExchangeName>,
     /// `dead_letter.queue`
@@ -87,7 +89,8 @@ pub fn common(
     if scope == DeadLetterScope::Shared {
         refuse_length(archive.as_ref(), &queue, &mut findings);
     }
-    (DeadLetterSettings { exchange, is_exchange_named: false, queue, scope, archive, own: None }, findings)
+    let is_enabled = true;
+    (DeadLetterSettings { is_enabled, exchange, is_exchange_named: false, queue, scope, archive, own: None }, findings)
 }
 
 /// Why no queue that the broker writes to has a length. Measured on 3.10.8: a full one that refuses moves nothing to its
@@ -139,7 +142,9 @@ pub fn of_queue(
     }
     let bound_archive = if queue == common.queue { common.archive.clone() } else { archive.clone() };
     let own = own.map(|queue| OwnLetters { queue, archive });
-    (DeadLetterSettings { exchange, is_exchange_named, queue, scope, archive: bound_archive, own }, findings)
+    let is_enabled = keys.is_enabled.unwrap_or(common.is_enabled);
+    let archive = bound_archive;
+    (DeadLetterSettings { is_enabled, exchange, is_exchange_named, queue, scope, archive, own }, findings)
 }
 
 fn own_queue(
@@ -189,7 +194,7 @@ impl DeadLetterSettings {
     /// One exchange and one queue for all, without bounds.
     pub fn shared(exchange: ExchangeName, queue: QueueName) -> Self {
         let scope = DeadLetterScope::Shared;
-        Self { exchange, is_exchange_named: false, queue, scope, archive: None, own: None }
+        Self { is_enabled: true, exchange, is_exchange_named: false, queue, scope, archive: None, own: None }
     }
 
     /// The queue in which our letters lie; those that the broker makes itself lie in `queue`.

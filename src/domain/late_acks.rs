@@ -60,6 +60,12 @@ impl Prints {
         self.counts.is_empty()
     }
 
+    /// How often this was added.
+    pub fn count(&mut self, now: Instant, print: &Print) -> u32 {
+        self.forget_old(now);
+        self.counts.get(print).copied().unwrap_or_default()
+    }
+
     /// True once for each time that this was added.
     pub fn take(&mut self, now: Instant, print: &Print) -> bool {
         self.forget_old(now);

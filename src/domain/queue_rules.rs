@@ -126,6 +126,11 @@ fn surprises(queue: &QueueSettings, asked: &Asked, findings: &mut Vec<Finding>) 
         let what = "below 6 the broker may give up what was only released";
         tell(asked.place_of("x-delivery-limit"), what);
     }
+    if integer("x-message-ttl").is_some() {
+        let what = "the broker itself gives up what waits longer, to the dead letters: nobody has tried it, and no attempt is \
+                    counted";
+        tell(asked.place_of("x-message-ttl"), what);
+    }
     if integer("x-expires").is_some() {
         tell(asked.place_of("x-expires"), "an unused queue is deleted with its messages, which are not dead-lettered");
     }

@@ -261,6 +261,9 @@ impl Default for RetrySettings {
 /// Where given-up messages go; `domain::dead_letter` makes and reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterSettings {
+    /// False: what is given up goes back to its queue, and its subscription pauses. The place for letters is made all the
+    /// same: the broker gives up by itself what comes back too often.
+    pub is_enabled: bool,
     /// Fanout exchange; `angzarr.dlx` unless configured. In both scopes the broker's own letters go there.
     pub exchange: ExchangeName,
     /// The subscription itself names the exchange: a queue that exists must send its letters there.

@@ -2,6 +2,7 @@
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use sidebus::grpc::proto::sidebus::v1;
 
 use crate::support::publisher::numbered;
 use crate::support::scene::{Amqp, Scene};
@@ -50,6 +51,47 @@ async fn letters_of_one_queue_lie_in_its_own_and_the_brokers_letters_in_the_shar
         sidecar.publisher().await.publish_numbers(7..8).await;
         amqp.wait_for_depth(&scene.name("dlq"), 1).await;
         assert_eq!(amqp.depth(&own).await, Some(2), "{queue_type}");
+    }
+}
+
+/// failures.md T13.
+#[tokio::test]
+async fn without_dead_letters_what_is_given_up_stays_and_after_a_restart_all_is_handled() {
+    for queue_type in QUEUE_TYPES {
+        let scene = Scene::new().await;
+        let tables = format!("enabled = false\n{}", scene.work(&format!("queue_type = \"{queue_type}\"")));
+        let mut sidecar = scene.sidecar(&tables).await;
+        let amqp = scene.amqp().await;
+        sidecar.publisher().await.publish_numbers(0..20).await;
+        let mut handler = sidecar.handler().await;
+        let poison = handler.delivery().await;
+        handler.dead_letter(&poison).await;
+        handler.state(v1::SubscriptionState::Paused, 1).await;
+        let told = &handler.statuses.last().expect("a status").description;
+        assert!(told.contains("was given up at attempt 1 (REJECTED_BY_HANDLER)"), "{queue_type}: {told}");
+        // What lay here goes back with it, but for what the handler holds.
+        let held = handler.take_deliveries();
+        handler.ack(&held).await;
+        let left = u32::try_from(20 - held.len()).expect("a small number");
+        amqp.wait_for_depth(&scene.name("work"), left).await;
+        assert_eq!(amqp.depth(&scene.name("dlq")).await, Some(0));
+        let sample = "sidebus_subscription_paused{subscription=\"work\",reason=\"dead_letters\"}";
+        sidecar.metric_becomes(sample, 1.0).await;
+        handler.leave().await;
+        assert_eq!(sidecar.process.stop().await, Some(0));
+
+        let mut sidecar = scene.sidecar(&tables).await;
+        let mut handler = sidecar.handler().await;
+        let mut left = left;
+        while left > 0 {
+            let delivery = handler.delivery().await;
+            assert_eq!(delivery.attempt, 1, "{queue_type}");
+            handler.ack(&[delivery]).await;
+            left -= 1;
+        }
+        amqp.wait_for_depth(&scene.name("work"), 0).await;
+        handler.leave().await;
+        assert_eq!(sidecar.process.stop().await, Some(0));
     }
 }
 
@@ -223,6 +265,6 @@ async fn bindings_with_match_arguments_are_made_and_unbind_takes_them_away() {
     let publisher = second.publisher().await;
     let (_, why) = crate::support::publisher::reason(&publisher.publish(parcel(true)).await.expect_err("unbound"));
     assert_eq!(why, "UNROUTABLE");
-    let light = sidebus::grpc::proto::sidebus::v1::Message { routing_key: "light.x".to_owned(), ..numbered(1) };
+    let light = v1::Message { routing_key: "light.x".to_owned(), ..numbered(1) };
     publisher.publish(vec![light]).await.expect("still bound");
 }

@@ -8,7 +8,7 @@ use sidebus::domain::subscription::QueueType;
 
 use crate::lab::RabbitLab;
 use crate::support::fail_points::{self, Case};
-use crate::support::lives;
+use crate::support::{deadly, lives};
 
 /// Cases of one run.
 const SAMPLE: usize = 48;
@@ -50,4 +50,12 @@ async fn at_48_points_at_which_a_sidecar_dies_nothing_is_lost() {
         lives::run(case, queue_type, Arc::new(lab), QUIET).await;
     });
     futures_util::stream::iter(lives).for_each_concurrent(AT_ONCE, |life| life).await;
+}
+
+/// failures.md M3.
+#[tokio::test]
+async fn a_message_that_ends_every_sidecar_that_reads_it_becomes_a_letter_and_its_neighbours_do_not() {
+    for before in [0, 25] {
+        deadly::run(Arc::new(RabbitLab::new().await), before).await;
+    }
 }

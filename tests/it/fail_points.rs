@@ -7,7 +7,7 @@ use sidebus::broker::memory::{MemoryBroker, MemoryOptions};
 use sidebus::domain::subscription::QueueType;
 
 use crate::conformance_memory::MemoryLab;
-use crate::support::{fail_points, lives};
+use crate::support::{deadly, fail_points, lives};
 
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -21,5 +21,14 @@ async fn whatever_point_a_sidecar_dies_at_nothing_is_lost_and_only_what_failed_h
             let lab = MemoryLab(MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 }));
             lives::run(case, queue_type, Arc::new(lab), QUIET).await;
         }
+    }
+}
+
+/// failures.md M3.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_ends_every_sidecar_that_reads_it_becomes_a_letter_and_its_neighbours_do_not() {
+    for before in [0, 25] {
+        let lab = MemoryLab(MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 }));
+        deadly::run(Arc::new(lab), before).await;
     }
 }

@@ -168,6 +168,8 @@ fn place(point: Point, verdict: VerdictKind) -> Option<Place> {
 /// Blows once, at its place.
 pub(crate) struct Fuse {
     armed: Mutex<Option<(Place, Fault)>>,
+    /// To read this body is death.
+    deadly: Option<&'static str>,
     blown: watch::Sender<Option<Fault>>,
     cut: Box<dyn Fn() + Send + Sync>,
 }
@@ -181,7 +183,22 @@ impl fmt::Debug for Fuse {
 impl Fuse {
     /// Not armed yet. `cut` takes the link to the broker away at once.
     pub(crate) fn new(cut: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { armed: Mutex::new(None), blown: watch::Sender::new(None), cut: Box::new(cut) })
+        Self::of(None, cut)
+    }
+
+    /// Blows as a kill once a message with this body arrives.
+    pub(crate) fn deadly(body: &'static str, cut: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Self::of(Some(body), cut)
+    }
+
+    fn of(deadly: Option<&'static str>, cut: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { armed: Mutex::new(None), deadly, blown: watch::Sender::new(None), cut: Box::new(cut) })
+    }
+
+    fn reads(&self, batch: &[Incoming]) {
+        if batch.iter().any(|incoming| self.deadly.is_some_and(|body| incoming.message.body == body)) {
+            self.arm(Place::Arrive, Fault::Kill);
+        }
     }
 
     pub(crate) fn arm(&self, place: Place, fault: Fault) {
@@ -290,6 +307,7 @@ impl Arrivals for Fused<Box<dyn Arrivals>> {
     fn next_batch(&mut self, room_max: usize) -> BoxFuture<'_, Result<Vec<Incoming>, BrokerError>> {
         Box::pin(async move {
             let batch = self.inner.next_batch(room_max).await?;
+            self.fuse.reads(&batch);
             self.fuse.reach(Place::Arrive).await;
             Ok(batch)
         })

@@ -32,8 +32,8 @@ const BODIES: [&str; 3] = ["a", "b", "c"];
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A bridge on a broker, with one subscription.
-struct Life {
-    bridge: Bridge,
+pub(super) struct Life {
+    pub(super) bridge: Bridge,
     phases: Phases,
     tasks: Tasks,
 }
@@ -46,7 +46,7 @@ fn exchange(lab: &dyn Lab, stem: &str) -> ExchangeName {
     ExchangeName::parse(&lab.name(stem)).expect("a good name")
 }
 
-fn subscription(lab: &dyn Lab, queue_type: QueueType) -> Subscription {
+pub(super) fn subscription(lab: &dyn Lab, queue_type: QueueType) -> Subscription {
     let name = queue(lab, "work");
     let binding = Binding { exchange: exchange(lab, "events"), routing_key: "#".to_owned(), arguments: Headers::new() };
     Subscription {
@@ -69,7 +69,7 @@ fn subscription(lab: &dyn Lab, queue_type: QueueType) -> Subscription {
 }
 
 impl Life {
-    fn begin(lab: &dyn Lab, broker: Arc<dyn Broker>, queue_type: QueueType) -> Self {
+    pub(super) fn begin(lab: &dyn Lab, broker: Arc<dyn Broker>, subscription: Subscription) -> Self {
         let (tasks, phases) = (Tasks::default(), Phases::default());
         let events = Exchange::durable(exchange(lab, "events"), ExchangeKind::Topic);
         let letters = DeadLetterSettings::shared(exchange(lab, "dlx"), queue(lab, "dlq"));
@@ -81,7 +81,7 @@ impl Life {
             namespace: lab.name("ns"),
             by: "test 0".to_owned(),
             now_ms: unix_ms,
-            subscriptions: vec![subscription(lab, queue_type)],
+            subscriptions: vec![subscription],
             reconnect: (Duration::from_millis(50), Duration::from_millis(200)),
             close_within: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
@@ -92,7 +92,7 @@ impl Life {
     }
 
     /// Waits for a session that is not this one.
-    async fn connected(&self, former: Option<SessionId>) -> SessionId {
+    pub(super) async fn connected(&self, former: Option<SessionId>) -> SessionId {
         let mut link = self.bridge.link.clone();
         let live = async {
             loop {
@@ -105,7 +105,7 @@ impl Life {
         timeout(DEADLINE, live).await.expect("a session")
     }
 
-    async fn publish(&self, lab: &dyn Lab) {
+    pub(super) async fn publish(&self, lab: &dyn Lab, bodies: &[&str]) {
         let message = |body: &str| Message {
             exchange: exchange(lab, "events"),
             routing_key: "a.b".to_owned(),
@@ -113,11 +113,11 @@ impl Life {
             body: Bytes::copy_from_slice(body.as_bytes()),
         };
         let publish = |body| Publication { message: message(body), routing: Routing::Required };
-        let confirms = self.bridge.publisher.publish(BODIES.into_iter().map(publish).collect()).await;
-        assert_eq!(confirms, Ok(vec![Confirm::Stored; BODIES.len()]));
+        let confirms = self.bridge.publisher.publish(bodies.iter().copied().map(publish).collect()).await;
+        assert_eq!(confirms, Ok(vec![Confirm::Stored; bodies.len()]));
     }
 
-    async fn join(&self) -> Attached {
+    pub(super) async fn join(&self) -> Attached {
         let request = AttachRequest {
             handler: "h".to_owned(),
             messages_max: Some(10),
@@ -131,7 +131,7 @@ impl Life {
     }
 
     /// As a signal ends it, when all handlers have left.
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.phases.enter(Phase::Intake);
         self.bridge.registry.close();
         self.phases.enter(Phase::Drain);
@@ -141,7 +141,7 @@ impl Life {
     }
 
     /// As a kill or a bug ends it: its link is cut already.
-    async fn bury(self, fault: Fault) {
+    pub(super) async fn bury(self, fault: Fault) {
         if fault == Fault::Panic {
             timeout(DEADLINE, self.tasks.failure()).await.expect("a panic ends the process");
         }
@@ -154,7 +154,7 @@ impl Life {
 const LIMITS: FrameLimits = FrameLimits { messages_max: 64, bytes_max: 1 << 20, linger: Duration::ZERO };
 
 /// The next deliveries, or none after so long.
-async fn deliveries(handler: &Attached, wait: Duration) -> Vec<Handout> {
+pub(super) async fn deliveries(handler: &Attached, wait: Duration) -> Vec<Handout> {
     let next = async {
         loop {
             let frame = handler.outbox.next(LIMITS).await.expect("the stream goes on");
@@ -182,12 +182,12 @@ async fn active(handler: &Attached) -> Vec<Handout> {
     came
 }
 
-fn body(message: &Message) -> String {
+pub(super) fn body(message: &Message) -> String {
     String::from_utf8_lossy(&message.body).into_owned()
 }
 
 /// What a queue holds, taken off for good.
-async fn take_all(lab: &dyn Lab, stem: &str, quiet: Duration) -> Vec<String> {
+pub(super) async fn take_all(lab: &dyn Lab, stem: &str, quiet: Duration) -> Vec<String> {
     let session = lab.broker().connect(SessionId(1_000)).await.expect("a session");
     let options = ConsumeOptions { prefetch: Prefetch::new(100), exclusive: false, own_connection: false };
     let (mut arrivals, mut settler) = session.consume(queue(lab, stem), options).await.expect("the queue is there");
@@ -210,9 +210,10 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
         move || lab.break_sessions().now_or_never().expect("a cut takes no time")
     };
     let fuse = Fuse::new(cut);
-    let first = Life::begin(&*lab, Arc::new(Fused::new(lab.broker(), Arc::clone(&fuse))), queue_type);
+    let first =
+        Life::begin(&*lab, Arc::new(Fused::new(lab.broker(), Arc::clone(&fuse))), subscription(&*lab, queue_type));
     let session = first.connected(None).await;
-    first.publish(&*lab).await;
+    first.publish(&*lab, &BODIES).await;
     if case.place == Place::Arrive {
         fuse.arm(case.place, case.fault);
     }
@@ -248,7 +249,7 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
     } else {
         let is_task = case.place != Place::Frame;
         first.bury(if is_task { case.fault } else { Fault::Kill }).await;
-        let next = Life::begin(&*lab, lab.broker(), queue_type);
+        let next = Life::begin(&*lab, lab.broker(), subscription(&*lab, queue_type));
         next.connected(None).await;
         next
     };

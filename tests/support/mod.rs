@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod container;
+pub(crate) mod deadly;
 pub(crate) mod examples;
 pub(crate) mod fail_points;
 pub(crate) mod handler;

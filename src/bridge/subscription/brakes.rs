@@ -55,6 +55,12 @@ impl Brakes {
 
     /// Said of a subscription that hands nothing out because of them.
     pub(super) fn pause(&self, letters: &DeadLetterSettings, now_ms: u64) -> Option<String> {
+        if let Some(what) = self.letters.kept() {
+            return Some(format!(
+                "{what}, and dead_letter.enabled is false: it went back to its queue, and nothing is consumed until Sidebus \
+                 is started again; mend the handler, or take the message off the queue, before"
+            ));
+        }
         if let Some(problem) = self.letters.pause() {
             let target = target(letters);
             return Some(format!(
@@ -89,7 +95,7 @@ impl Pump {
         if std::mem::take(&mut self.brakes.has_opened) {
             self.take_back_unwritten();
         }
-        if self.brakes.letters.pause().is_some() {
+        if self.brakes.letters.is_paused() {
             return 0;
         }
         let Some(switch) = &mut self.brakes.switch else { return usize::MAX };
@@ -173,7 +179,7 @@ impl Pump {
     /// Consumes nothing: what comes would end as a letter that cannot be stored. A queue that goes with its consumer would
     /// take what it holds along, so there the consumer stays and what it brings is held.
     pub(super) fn pauses_for_letters(&self) -> bool {
-        self.brakes.letters.pause().is_some() && !self.subscription.queue.is_auto_delete()
+        self.brakes.letters.is_paused() && !self.subscription.queue.is_auto_delete()
     }
 
     /// What a copy needs on its way.
@@ -209,6 +215,14 @@ impl Pump {
         tell_failed(&copy, &problem, is_letter && was_paused);
         self.copies.push(Box::pin(copies::store(copy, self.means())));
         None
+    }
+
+    /// A message was given up where dead letters are switched off.
+    pub(super) fn given_up(&mut self, what: String) {
+        if self.brakes.letters.keep(what) {
+            self.is_status_due = true;
+            self.brakes.by_letters.set(1.0);
+        }
     }
 
     fn letter_ended(&mut self, end: &CopyEnd) {

@@ -9,7 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::super::objects::PlanOf;
 use super::super::outbox::{RevocationReason, StreamEnd};
-use super::intake::{Active, Adjusted, Care, Intake, IntakeEvent, NotStarted, Stage, Started};
+use super::intake::{Active, Adjusted, Intake, IntakeEvent, NotStarted, Stage, Started};
+use super::prefetch::Wanted;
 use super::pump::{Load, Pump};
 use super::settling::Source;
 use super::size::{record_bytes, size_of};
@@ -18,20 +19,11 @@ use crate::domain::backoff::full_jitter;
 use crate::domain::ledger::DeliveryId;
 use crate::domain::record;
 use crate::domain::topology::TopologyMode;
-use crate::domain::window;
 use crate::runtime::Phase;
 use crate::telemetry::metrics;
 
 /// A consumer that has lived so long was well.
 const WELL_AFTER: Duration = Duration::from_secs(30);
-/// What the broker may send ahead.
-#[derive(Debug, Clone, Copy)]
-struct Wanted {
-    prefetch: Prefetch,
-    /// Less than the windows take, because little is known of the size of the bodies.
-    is_careful: bool,
-}
-
 /// Waits between two tries to consume.
 const CONSUME_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// The same after a message that cannot be read: a quorum queue moves it after some twenty of them, and what is behind it waits.
@@ -82,8 +74,10 @@ impl Pump {
             self.settling.arrived((first.receipt.session(), first.receipt.channel()), batch.len());
             self.trial.rules.arrived(batch.iter().any(|one| !one.redelivered), now.into_std());
         }
+        let mut returns_max = None;
         for Incoming { message, redelivered, receipt } in batch {
             let seen = record::read(message, &self.subscription.queue.name);
+            returns_max = returns_max.max(Some(seen.delivery_count));
             if seen.distrusted_headers > 0 {
                 metrics::headers_distrusted(seen.distrusted_headers);
             }
@@ -102,6 +96,9 @@ impl Pump {
             } else {
                 self.ledger.arrive(now.into_std(), load, size, suspicion);
             }
+        }
+        if let Some(returns_max) = returns_max {
+            self.note_returns(returns_max);
         }
         // More than the broker sends ahead now: it came over the consumer before this one.
         let sent_ahead = self.intake.prefetch().map_or(usize::MAX, |prefetch| usize::from(prefetch.get()));
@@ -127,7 +124,7 @@ impl Pump {
                 // The broker counts for each consumer: what the old one was sent does not count against the new one, so
                 // without this every change would add a whole prefetch to what waits here. After a step of a careful
                 // beginning that is less than a window, of bodies of a known size: not worth a second way through the broker.
-                if !std::mem::take(&mut self.care.steps_up) {
+                if !self.care.has_stepped_up() {
                     self.shed();
                 }
             }
@@ -276,29 +273,6 @@ impl Pump {
         }
     }
 
-    /// What the broker may send ahead. Deliveries that no handler may receive, and releases that are held, count there and
-    /// take no room in a window: they must not keep everything else away. The first bodies come few at a time, until their
-    /// size is known; not where a consumer cannot be changed later.
-    fn wanted(&self) -> Option<Wanted> {
-        if self.pauses_for_alarm() || self.pauses_for_letters() || self.trial.rules.is_stalled() {
-            return None;
-        }
-        let delivery = &self.subscription.delivery;
-        let cap = delivery.prefetch_max;
-        window::prefetch(self.ledger.effective_windows(), cap)?;
-        let idle = [self.ledger.held_count(), self.releases.count()];
-        let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        if self.trial.rules.is_one_by_one() {
-            let prefetch = Prefetch::new(window::prefetch(idle.into_iter().chain([1]), cap)?);
-            return Some(Wanted { prefetch, is_careful: false });
-        }
-        let full = window::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
-        let trusted = self.ledger.trusted(delivery.message_bytes_max).saturating_add(idle.map(u64::from).iter().sum());
-        let trusted = u16::try_from(trusted).unwrap_or(u16::MAX);
-        let is_careful = trusted < full && !self.subscription.queue.is_single_active();
-        Some(Wanted { prefetch: Prefetch::new(if is_careful { trusted } else { full }), is_careful })
-    }
-
     pub(super) fn tune(&mut self) {
         let wanted = if self.phase.now() >= Phase::Intake { None } else { self.wanted() };
         self.set_former_aside();
@@ -316,17 +290,18 @@ impl Pump {
             // Another consumer would begin at the end of the line.
             (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() && !self.trial.is_alone => {}
             (Intake::Active(active), Some(wanted)) => {
-                // Each step is worth its round trips: four times as much, or the last one.
-                let is_step = !wanted.is_careful || wanted.prefetch.get() / 4 >= active.prefetch.get();
+                // Each step is worth its round trips: the first or the last one, or four times as much.
+                let before = active.prefetch.get();
+                let is_step = !wanted.is_careful || before == 1 || wanted.prefetch.get() / 4 >= before;
                 let grows = wanted.prefetch > active.prefetch;
-                let steps_up = self.care.is_careful && grows;
+                let steps_up = self.care.is_careful() && grows;
                 let is_needed = is_step || self.ledger.held_count() + self.releases.count() > 0;
                 if grows && !is_needed {
                     // On a queue that trickles each small step would be one consumer more.
                     return;
                 }
                 if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
-                    self.care = Care { is_careful: wanted.is_careful, steps_up };
+                    self.care.changes(wanted.is_careful, steps_up);
                     if !grows {
                         self.pardon_unseen();
                     }
@@ -365,7 +340,7 @@ impl Pump {
         let least = self.ledger.fitting(u32::from(self.subscription.delivery.prefetch_count));
         let least = if is_fixed { u16::try_from(least).unwrap_or(u16::MAX) } else { 0 };
         let prefetch = wanted.prefetch.max(Prefetch::new(least));
-        self.care = Care { is_careful: wanted.is_careful, steps_up: false };
+        self.care.changes(wanted.is_careful, false);
         let Some(live) = self.link.live() else { return };
         if self.subscription.queue.is_exclusive() && self.link.is_closing_former() {
             // The broker would refuse it; the end of that session is told.

@@ -60,10 +60,18 @@ impl Pump {
         let fresh_id = Uuid::now_v7().to_string();
         let queue = &self.subscription.queue.name;
         let source = giving_up::Source { message, record, queue, now_ms, fresh_id: &fresh_id };
+        let verdict = match attempt.kind {
+            FailureKind::DeadLetter => VerdictKind::DeadLetter,
+            FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
+        };
         let (copy, purpose, repair, outcome) = match decision {
             Decision::Retry(wait) => {
                 let copy = giving_up::retry_copy(&source, failure, remaining_ms, (wait, &self.context.namespace));
                 (copy, Purpose::Retry { attempt: number }, self.slot_repair(wait.slot), Outcome::RetryScheduled)
+            }
+            Decision::DeadLetter(cause) if !self.subscription.dead_letter.is_enabled => {
+                let (outcome, source, done) = (Outcome::Released, attempt.source, None);
+                return self.keep(load, cause, &Note { id, verdict, outcome, source, done });
             }
             Decision::DeadLetter(cause) => {
                 let letter_id = Uuid::now_v7().to_string();
@@ -71,10 +79,6 @@ impl Pump {
                 let letter = giving_up::dead_letter(&source, Some(failure), &self.subscription.dead_letter, &verdict);
                 (letter, Purpose::DeadLetter(cause), self.own_repair(), Outcome::DeadLettered)
             }
-        };
-        let verdict = match attempt.kind {
-            FailureKind::DeadLetter => VerdictKind::DeadLetter,
-            FailureKind::Retry | FailureKind::Timeout | FailureKind::Crash => VerdictKind::Retry,
         };
         let done = Some(Arc::clone(&load.seen));
         let note = Note { id, verdict, outcome, source: attempt.source, done };
@@ -93,16 +97,33 @@ impl Pump {
 
     /// A dead letter that no handler has seen: no attempt is counted.
     fn give_up_unseen(&mut self, load: Load, cause: DeadLetterCause) {
+        let (verdict, outcome, source) = (VerdictKind::DeadLetter, Outcome::DeadLettered, Source::Sidecar);
+        if !self.subscription.dead_letter.is_enabled {
+            let note = Note { id: None, verdict, outcome: Outcome::Released, source, done: None };
+            return self.keep(load, cause, &note);
+        }
         let (letter_id, fresh_id) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
         let (message, record, queue) = (&load.seen.message, &load.seen.record, &self.subscription.queue.name);
         let now_ms = (self.context.now_ms)();
-        let source = giving_up::Source { message, record, queue, now_ms, fresh_id: &fresh_id };
-        let verdict = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
-        let letter = giving_up::dead_letter(&source, None, &self.subscription.dead_letter, &verdict);
-        let (kind, outcome) = (VerdictKind::DeadLetter, Outcome::DeadLettered);
+        let made_of = giving_up::Source { message, record, queue, now_ms, fresh_id: &fresh_id };
+        let why = giving_up::Verdict { cause, letter_id: &letter_id, by: &self.context.by };
+        let letter = giving_up::dead_letter(&made_of, None, &self.subscription.dead_letter, &why);
         let done = Some(Arc::clone(&load.seen));
-        let note = Note { id: None, verdict: kind, outcome, source: Source::Sidecar, done };
+        let note = Note { id: None, verdict, outcome, source, done };
         self.copy(load, (letter, Purpose::DeadLetter(cause)), self.own_repair(), (Proof::Written, note));
+    }
+
+    /// It is given up, and dead letters are switched off: it goes back to its queue, and nothing more is consumed.
+    fn keep(&mut self, load: Load, cause: DeadLetterCause, note: &Note) {
+        let message_id = load.seen.message.properties.message_id.as_deref().unwrap_or_default();
+        let attempt = load.seen.record.attempt();
+        warn!(
+            subscription = %self.subscription.name, queue = %self.subscription.queue.name, cause = cause.as_str(),
+            message.id = message_id, attempt,
+            "a message is given up and dead letters are switched off: it goes back to its queue, and nothing more is consumed"
+        );
+        self.given_up(format!("message {message_id:?} was given up at attempt {attempt} ({})", cause.as_str()));
+        self.fall_back(load, note);
     }
 
     /// How long a message has to wait on that came home before the time that its handler chose.

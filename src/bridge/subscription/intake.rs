@@ -60,15 +60,6 @@ pub(super) struct Active {
     pub prefetch_due: Option<Instant>,
 }
 
-/// How a consumer whose prefetch began small comes to the whole.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Care {
-    /// Its prefetch is less than the windows take, because little is known of the bodies.
-    pub is_careful: bool,
-    /// The change on its way makes it larger for this alone.
-    pub steps_up: bool,
-}
-
 impl Active {
     /// Follows the windows: answers a prefetch that is worth telling the broker, at once if it is urgent.
     pub(super) fn follow(&mut self, wanted: Prefetch, is_urgent: bool) -> Option<Prefetch> {

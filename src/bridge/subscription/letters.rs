@@ -12,6 +12,8 @@ pub(super) struct Letters {
     waiting: usize,
     /// Why the last one was not stored; `Some` = paused.
     paused: Option<String>,
+    /// What was given up first where letters are switched off; `Some` = paused for good.
+    kept: Option<String>,
 }
 
 impl Letters {
@@ -36,9 +38,26 @@ impl Letters {
         self.paused.take_if(|_| is_stored || self.waiting == 0).is_some()
     }
 
-    /// Why nothing is consumed.
+    /// A message was given up, and there are no letters; true if nothing was before.
+    pub(super) fn keep(&mut self, what: String) -> bool {
+        let is_first = self.kept.is_none();
+        self.kept.get_or_insert(what);
+        is_first
+    }
+
+    /// Why nothing is consumed: letters are not stored.
     pub(super) fn pause(&self) -> Option<&str> {
         self.paused.as_deref()
+    }
+
+    /// Why nothing is consumed: a message was given up.
+    pub(super) fn kept(&self) -> Option<&str> {
+        self.kept.as_deref()
+    }
+
+    /// True if nothing is consumed.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.is_some() || self.kept.is_some()
     }
 }
 

@@ -30,6 +30,7 @@ mod failing;
 mod intake;
 mod late;
 mod letters;
+mod prefetch;
 mod probation;
 mod pump;
 mod releases;

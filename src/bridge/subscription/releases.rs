@@ -13,34 +13,49 @@ use super::pump::{Load, Pump};
 use super::settling::{Job, Note, Source};
 use crate::broker::{Proof, Settled, Settlement};
 use crate::domain::giving_up::{self, GUARD_MARGIN};
+use crate::domain::late_acks::{Print, Prints};
 use crate::domain::ledger::{DeliveryId, Outcome, Suspicion};
 use crate::domain::message::Value;
+use crate::domain::record::Seen;
 use crate::domain::subscription::DELIVERY_LIMIT_DEFAULT;
 use crate::domain::verdict::VerdictKind;
 use crate::runtime::Phase;
 
-/// A release is held so long; twice as long for each time that the queue has counted, up to the longest.
+/// A release is held so long; twice as long for each time that its message was released before, up to the longest.
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(30);
 
 /// Releases that are held before they go back: at once they would come back at once.
 #[derive(Debug, Default)]
-pub(super) struct Releases(Vec<(Instant, Load, DeliveryId)>);
+pub(super) struct Releases {
+    held: Vec<(Instant, Load, DeliveryId)>,
+    /// What was released here before: only quorum queues count, from RabbitMQ 4.3 on not even they count a release, and a
+    /// copy begins their count anew.
+    before: Prints,
+}
 
 impl Releases {
     /// When the next one goes back.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.0.iter().map(|(at, _, _)| *at).min()
+        self.held.iter().map(|(at, _, _)| *at).min()
     }
 
     /// How many are held.
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.held.len()
     }
 
     /// True if none is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.held.is_empty()
+    }
+
+    /// How long this one is held. Another sidecar may have released it too: then the broker knows better.
+    fn hold(&mut self, seen: &Seen) -> Duration {
+        let (now, print) = (Instant::now().into_std(), Print::loose(&seen.message, seen.record.attempt()));
+        let before = self.before.count(now, &print).max(seen.delivery_count);
+        self.before.add(now, print);
+        HOLD_MIN.saturating_mul(2_u32.saturating_pow(before)).min(HOLD_MAX)
     }
 }
 
@@ -49,8 +64,8 @@ impl Pump {
     pub(super) fn release(&mut self, mut load: Load, id: DeliveryId) {
         // The handler lives and has spoken: it is no suspect any more.
         load.suspicion = Suspicion::None;
-        let doubled = HOLD_MIN.saturating_mul(2_u32.saturating_pow(load.seen.delivery_count.min(5)));
-        self.releases.0.push((Instant::now() + doubled.min(HOLD_MAX), load, id));
+        let until = Instant::now() + self.releases.hold(&load.seen);
+        self.releases.held.push((until, load, id));
         self.release_due();
     }
 
@@ -58,8 +73,8 @@ impl Pump {
     pub(super) fn release_due(&mut self) {
         let (now, is_stopping) = (Instant::now(), self.phase.now() >= Phase::Intake);
         let (due, held) =
-            std::mem::take(&mut self.releases.0).into_iter().partition(|(at, _, _)| is_stopping || *at <= now);
-        self.releases.0 = held;
+            std::mem::take(&mut self.releases.held).into_iter().partition(|(at, _, _)| is_stopping || *at <= now);
+        self.releases.held = held;
         let due: Vec<(Instant, Load, DeliveryId)> = due;
         for (_, load, id) in due {
             self.give_back(load, Some(id), Source::Handler);
@@ -68,8 +83,8 @@ impl Pump {
 
     /// The broker hands these out again by itself.
     pub(super) fn releases_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
-        let (lost, held) = std::mem::take(&mut self.releases.0).into_iter().partition(|(_, load, _)| is_lost(load));
-        self.releases.0 = held;
+        let (lost, held) = std::mem::take(&mut self.releases.held).into_iter().partition(|(_, load, _)| is_lost(load));
+        self.releases.held = held;
         let lost: Vec<(Instant, Load, DeliveryId)> = lost;
         let stale = lost.into_iter().map(|(_, load, id)| {
             self.acquit(&load);
@@ -96,8 +111,18 @@ impl Pump {
 
     /// Puts a give-back on its way. Near the queue's own limit it is a copy, which resets the queue's count.
     pub(super) fn give_back(&mut self, load: Load, id: Option<DeliveryId>, source: Source) {
+        self.give_back_instead(load, id, (VerdictKind::Release, source));
+    }
+
+    /// The same, of a delivery whose verdict was perhaps another one.
+    pub(super) fn give_back_instead(
+        &mut self,
+        load: Load,
+        id: Option<DeliveryId>,
+        (verdict, source): (VerdictKind, Source),
+    ) {
         self.acquit(&load);
-        let note = Note { id, verdict: VerdictKind::Release, outcome: Outcome::Released, source, done: None };
+        let note = Note { id, verdict, outcome: Outcome::Released, source, done: None };
         let proof = Proof::Written;
         if load.seen.delivery_count.saturating_add(GUARD_MARGIN) < self.delivery_limit() {
             let (receipt, settlement) = (load.receipt, Settlement::GiveBack);
@@ -115,7 +140,7 @@ impl Pump {
     /// Requeues that the queue allows: what it was found to have, else what was asked for, else what RabbitMQ takes from
     /// 4.0 on. A limit below 0 means none from 4.0 on and death at the first requeue on 3.10 (measured): every give-back
     /// is a copy then, which is right on both. A classic queue counts nothing, so its deliveries never come near.
-    fn delivery_limit(&self) -> u32 {
+    pub(super) fn delivery_limit(&self) -> u32 {
         let named = || self.subscription.queue.arguments.get("x-delivery-limit").and_then(Value::as_integer);
         let limit = self.delivery_limit_found.or_else(named);
         limit.map_or(DELIVERY_LIMIT_DEFAULT, |limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX))

@@ -17,6 +17,9 @@ use crate::domain::ledger::{Answer, Clock, DeliveryId, Due, LEASE_MARGIN, Outcom
 use crate::domain::message::Message;
 use crate::domain::verdict::{Verdict, VerdictKind};
 
+/// Told where a verdict asked for something else.
+const WENT_BACK: &str = "it went back to its queue: its copy could not be stored, or dead letters are switched off";
+
 impl Pump {
     pub(super) fn said(&mut self, stream: StreamId, said: Said) {
         if !self.peers.contains_key(&stream) {
@@ -192,6 +195,17 @@ impl Pump {
         self.copies.push(Box::pin(copies::store(copy, self.means())));
     }
 
+    /// What should have become a copy goes back to its queue.
+    pub(super) fn fall_back(&mut self, mut load: Load, note: &Note) {
+        match note.source {
+            // It lives and has spoken.
+            Source::Handler => load.suspicion = Suspicion::None,
+            Source::Crash if load.suspicion == Suspicion::None => load.suspicion = Suspicion::Suspect,
+            Source::Crash | Source::Deadline | Source::Sidecar => {}
+        }
+        self.give_back_instead(load, note.id, (note.verdict, note.source));
+    }
+
     pub(super) fn copied(&mut self, end: CopyEnd) {
         let CopyEnd { copy, fate } = end;
         match fate {
@@ -208,16 +222,7 @@ impl Pump {
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
                 return self.settling.push(Job { receipt: copy.load.receipt, settlement, proof, note: copy.note });
             }
-            Fate::Impossible | Fate::TooLate => {
-                let mut load = copy.load;
-                match copy.note.source {
-                    // It lives and has spoken.
-                    Source::Handler => load.suspicion = Suspicion::None,
-                    Source::Crash if load.suspicion == Suspicion::None => load.suspicion = Suspicion::Suspect,
-                    Source::Crash | Source::Deadline | Source::Sidecar => {}
-                }
-                return self.give_back(load, copy.note.id, copy.note.source);
-            }
+            Fate::Impossible | Fate::TooLate => return self.fall_back(copy.load, &copy.note),
         }
         match copy.purpose {
             Purpose::Retry { attempt } => {
@@ -263,10 +268,13 @@ impl Pump {
                 // The handler has been told by a revocation.
                 continue;
             }
-            let became_letter = note.verdict == VerdictKind::Retry && outcome == Outcome::DeadLettered;
+            let became = |what, asked| outcome == what && note.verdict != asked;
+            let is_letter = became(Outcome::DeadLettered, VerdictKind::DeadLetter);
+            let went_back = became(Outcome::Released, VerdictKind::Release);
             let is_wanted = self.peers.get(&stream).is_some_and(|peer| peer.results == Results::All);
-            if is_wanted || became_letter || !outcome.took_effect() {
-                self.report(stream, VerdictResult::new(id, outcome));
+            if is_wanted || is_letter || went_back || !outcome.took_effect() {
+                let description = if went_back { WENT_BACK } else { "" };
+                self.report(stream, VerdictResult::new(id, outcome).because(description));
             }
         }
     }

@@ -24,7 +24,6 @@ const LEASE: Kind = Kind::Duration { min: Duration::from_mins(2), max: WAIT_MAX 
 const FRAME: Kind = Kind::Size { min: 1 << 10, max: 1 << 40 };
 const TTL: Kind = Kind::Duration { min: Duration::from_millis(1), max: Duration::from_millis(TTL_MS_MAX) };
 const DELIVERIES: Kind = Kind::Integer { min: DELIVERY_LIMIT_MIN as i64, max: i32::MAX as i64 };
-const ENABLED_LATER: &str = "what is given up goes to the dead letters";
 
 pub(super) const KEYS: &[Key] = &[
     key("exchanges.*.name", Kind::Name, "name on the broker, if it is not the table's"),
@@ -80,9 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("queues.*.retry.kill_switch.sample", SAMPLE, "attempts that are looked at"),
     key("queues.*.retry.kill_switch.min_pause", WAIT, "shortest pause"),
     key("queues.*.retry.kill_switch.max_pause", WAIT, "longest pause"),
-    key("queues.*.dead_letter.enabled", Kind::Bool, "give messages up at all")
-        .default("true")
-        .only_default(ENABLED_LATER),
+    key("queues.*.dead_letter.enabled", Kind::Bool, "give messages up at all"),
     key("queues.*.dead_letter.exchange", Kind::Name, "fanout exchange; dead_letter.exchange"),
     key("queues.*.dead_letter.queue", Kind::Name, "queue bound to it; dead_letter.queue"),
     key("queues.*.dead_letter.scope", SCOPES, "whose dead-letter queue"),
@@ -107,7 +104,7 @@ pub(super) const KEYS: &[Key] = &[
         .default("false")
         .only_default(""),
     key("retry.history_key_file", Kind::Path, "key that signs our headers").later(""),
-    key("dead_letter.enabled", Kind::Bool, "give messages up at all").default("true").only_default(ENABLED_LATER),
+    key("dead_letter.enabled", Kind::Bool, "give messages up at all").default("true"),
     key("dead_letter.exchange", Kind::Name, "fanout exchange of given-up messages").default("angzarr.dlx"),
     key("dead_letter.queue", Kind::Name, "queue bound to it").default("angzarr.dlq"),
     key("dead_letter.scope", SCOPES, "whose dead-letter queue").default("shared"),

@@ -57,7 +57,11 @@ impl<L> Ledger<L> {
     pub fn trusted(&self, body_max: u64) -> u64 {
         let fitting = |stream: &Stream| if stream.leaving { 0 } else { stream.window.fitting(body_max) };
         let careful: u64 = self.streams.values().map(|stream| u64::from(fitting(stream))).sum();
-        careful.max(self.mean_body.seen.saturating_mul(TRUST))
+        match self.mean_body.seen {
+            // The first one may have come alone, and says little where several of the largest have room.
+            1 if careful > 1 => careful,
+            seen => careful.max(seen.saturating_mul(TRUST)),
+        }
     }
 
     /// So much of a window in messages as the largest window in bytes of a stream holds of bodies of the size that comes.

@@ -71,7 +71,7 @@ fn dead_letter_to_proto(target: &DeadLetterSettings) -> v1::DeadLetterPolicy {
         DeadLetterScope::PerQueue => v1::DeadLetterScope::PerQueue,
     };
     v1::DeadLetterPolicy {
-        enabled: Some(true),
+        enabled: Some(target.is_enabled),
         scope: scope.into(),
         exchange: target.exchange.as_str().to_owned(),
         queue: target.letters().as_str().to_owned(),

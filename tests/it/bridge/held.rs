@@ -7,11 +7,12 @@ use sidebus::broker::BrokerError;
 use sidebus::domain::ledger::Outcome;
 use sidebus::domain::message::{Headers, Value};
 use sidebus::domain::name::SubscriptionName;
+use sidebus::domain::subscription::QueueType;
 use sidebus::domain::topology::{Named, Queue, Step};
 use sidebus::domain::verdict::Verdict;
 use sidebus::runtime::Phase;
 
-use super::bench::{Bench, bodies, broker_with, ids, queue, until};
+use super::bench::{Bench, bodies, broker, broker_with, ids, queue, subscription, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_window_and_a_lost_session_leave_the_subscription_alive() {
@@ -122,6 +123,33 @@ async fn a_hundred_releases_are_held_each_and_cost_neither_attempt_nor_message()
     handler.ack(&ids(&got)).await;
     bench.depth_becomes("work", 0, 0).await;
     bench.depth_becomes("dlq", 0, 0).await;
+}
+
+/// failures.md H14: a classic queue counts nothing, and from RabbitMQ 4.3 on none counts a release.
+#[tokio::test(start_paused = true)]
+async fn each_release_of_a_message_is_held_twice_as_long_where_no_queue_counts() {
+    let mut work = subscription("work", "#");
+    work.queue.queue_type = Some(QueueType::Classic);
+    let bench = Bench::with(broker(), vec![work], &[]);
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let mut got = handler.receive(1).await;
+    for hold in [1, 2, 4, 8, 16, 30, 30] {
+        let begun = tokio::time::Instant::now();
+        handler.say(&ids(&got), Verdict::Release).await;
+        got = handler.receive(1).await;
+        assert_eq!((begun.elapsed().as_secs(), got[0].seen.record.attempt()), (hold, 1));
+    }
+    handler.ack(&ids(&got)).await;
+    // Another message begins anew.
+    bench.publish(&["b"]).await;
+    let got = handler.receive(1).await;
+    let begun = tokio::time::Instant::now();
+    handler.say(&ids(&got), Verdict::Release).await;
+    let got = handler.receive(1).await;
+    assert_eq!((bodies(&got), begun.elapsed().as_secs()), (vec!["b".to_owned()], 1));
+    handler.ack(&ids(&got)).await;
+    bench.depth_becomes("work", 0, 0).await;
 }
 
 /// The work queue as somebody else has made it: with a limit of its own, and no place for what it gives up.

@@ -8,6 +8,7 @@ mod copies;
 mod crashes;
 mod flow;
 mod held;
+mod kept;
 mod letters;
 mod losses;
 mod misfits;

@@ -375,8 +375,6 @@ fn keys_of_later_releases_are_known_and_refused() {
 backend = "memory"
 [retry]
 history_key_file = "/etc/key"
-[dead_letter]
-enabled = false
 [telemetry]
 sample = 0.5
 [queues.work]
@@ -387,13 +385,7 @@ cert_file = "/etc/tls.crt"
     )
     .problems();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
-    let expected = [
-        "dead_letter.enabled",
-        "grpc.tls.cert_file",
-        "queues.work.partition_count",
-        "retry.history_key_file",
-        "telemetry.sample",
-    ];
+    let expected = ["grpc.tls.cert_file", "queues.work.partition_count", "retry.history_key_file", "telemetry.sample"];
     assert_eq!(keys, expected);
     assert!(problems.iter().all(|problem| problem.why == "not supported in this release"));
 }

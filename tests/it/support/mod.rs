@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+#[path = "../../support/deadly.rs"]
+pub(crate) mod deadly;
 pub(crate) mod errors;
 #[path = "../../support/fail_points.rs"]
 pub(crate) mod fail_points;

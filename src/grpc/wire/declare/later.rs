@@ -20,10 +20,7 @@ pub(super) fn fields(spec: &v1::SubscriptionSpec) -> Vec<String> {
         fields.push(("retry.backoff", v1::BackoffKind::try_from(policy.backoff).is_err()));
     }
     if let Some(policy) = &spec.dead_letter {
-        fields.extend([
-            ("dead_letter.enabled", policy.enabled == Some(false)),
-            ("dead_letter.scope", v1::DeadLetterScope::try_from(policy.scope).is_err()),
-        ]);
+        fields.push(("dead_letter.scope", v1::DeadLetterScope::try_from(policy.scope).is_err()));
     }
     fields.into_iter().filter(|(_, later)| *later).map(|(field, _)| path(field)).collect()
 }

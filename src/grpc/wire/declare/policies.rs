@@ -83,6 +83,7 @@ impl Reader<'_> {
         bindings: &[Binding],
     ) -> DeadLetterSettings {
         let keys = DeadLetterKeys {
+            is_enabled: policy.enabled,
             exchange: self.dead_letter_exchange(policy, &queue.arguments),
             queue: self.dead_letter_queue(&policy.queue, &queue.name),
             scope: match v1::DeadLetterScope::try_from(policy.scope) {

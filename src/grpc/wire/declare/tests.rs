@@ -293,7 +293,6 @@ fn what_a_later_release_brings_is_named_and_not_dropped() {
         (v1::SubscriptionSpec { partition_count: 1, ..spec() }, "partition_count"),
         (retry(v1::RetryPolicy { backoff: 77, ..Default::default() }), "retry.backoff"),
         (dead_letter(v1::DeadLetterPolicy { scope: 77, ..Default::default() }), "dead_letter.scope"),
-        (dead_letter(v1::DeadLetterPolicy { enabled: Some(false), ..Default::default() }), "dead_letter.enabled"),
     ] {
         let problem = declare(spec).expect_err("later");
         assert_eq!(row(&problem).reason, "FEATURE_UNAVAILABLE");
