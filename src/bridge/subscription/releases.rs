@@ -102,9 +102,12 @@ impl Pump {
         for load in self.ledger.take_waiting() {
             self.give_back(load, None, Source::Sidecar);
         }
-        // Else they are kept for a handler that starts again.
-        if self.phase.now() >= Phase::Intake {
+        // Else suspects are kept for a handler that starts again.
+        let is_stopping = self.phase.now() >= Phase::Intake;
+        if is_stopping || self.pauses_for_letters() {
             self.give_back_suspects();
+        }
+        if is_stopping {
             self.forgive();
         }
     }
