@@ -10,6 +10,9 @@ step() {
     printf '== %s s\n' "$((SECONDS - started))"
 }
 
+# Tests wait for brokers, processes and clocks more than they work, so more of them run at once than there are cores.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo clippy --locked --all-targets --no-default-features -- -D warnings

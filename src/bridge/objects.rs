@@ -95,6 +95,8 @@ struct State {
     seen: HashSet<String>,
     /// The newest session in which a plan was told to be ready; plans of configured subscriptions and of what all share.
     told: BTreeMap<PlanOf, SessionId>,
+    /// The newest session in which a delay slot was found to be one.
+    slots: BTreeMap<PlanOf, SessionId>,
     /// What does not fit, by whose plan it stops.
     troubles: BTreeMap<PlanOf, Trouble>,
     /// Of subscriptions that have ended: who comes again with the same is not told anew.
@@ -164,6 +166,16 @@ impl Objects {
     /// True for the first time that a plan is asked about in a session.
     pub(super) fn is_first(&self, owner: &PlanOf, session: SessionId) -> bool {
         self.state().told.insert(owner.clone(), session) != Some(session)
+    }
+
+    /// True if a delay slot was looked at in this session.
+    pub(super) fn knows_slot(&self, slot: &PlanOf, session: SessionId) -> bool {
+        self.state().slots.get(slot) == Some(&session)
+    }
+
+    /// A delay slot was looked at and is one, or cannot be looked at.
+    pub(super) fn slot_known(&self, slot: PlanOf, session: SessionId) {
+        self.state().slots.insert(slot, session);
     }
 
     /// Takes in what a part of a plan has found and made, which says nothing of the whole.

@@ -105,6 +105,39 @@ async fn a_delay_slot_that_is_taken_apart_while_messages_are_retried_is_made_aga
     }
 }
 
+/// failures.md T6.
+#[tokio::test]
+async fn a_queue_that_has_the_name_of_a_slot_and_sends_nothing_home_gets_no_message() {
+    let scene = Scene::new().await;
+    let amqp = scene.amqp().await;
+    let slot = format!("{}.delay.000000100", scene.prefix);
+    amqp.exchange(&slot, lapin::ExchangeKind::Fanout).await;
+    amqp.declare(&slot, FieldTable::default()).await;
+    let bound = amqp.channel.queue_bind(
+        slot.as_str().into(),
+        slot.as_str().into(),
+        "".into(),
+        Default::default(),
+        FieldTable::default(),
+    );
+    bound.await.expect("bound");
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut handler = sidecar.handler().await;
+    sidecar.publisher().await.publish_numbers(0..1).await;
+    let delivery = handler.delivery().await;
+    handler.retry(&delivery).await;
+    let is_told = |line: &String| line.contains("copy not stored") && line.contains("x-message-ttl");
+    until("what differs is named", async || sidecar.process.log().iter().any(is_told).then_some(())).await;
+    assert_eq!(amqp.depth(&slot).await, Some(0));
+    // Once it is gone the retry goes its way.
+    amqp.delete(&slot).await;
+    let again = handler.delivery().await;
+    assert_eq!(again.attempt, 2);
+    handler.ack(&[again]).await;
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+}
+
 /// failures.md T10.
 #[tokio::test]
 async fn what_once_expired_in_its_queue_and_was_moved_back_survives_its_retries() {

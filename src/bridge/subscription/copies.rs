@@ -159,6 +159,10 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
             }
             continue;
         }
+        if let Err(error) = look_at_slot(&copy, &link, &objects).await {
+            copy.tries = copy.tries.saturating_add(1);
+            return Tried::NotYet(copy, error.to_string());
+        }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
         let problem = match lane.publish(publication).await {
@@ -231,9 +235,35 @@ async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> Tri
     }
 }
 
+/// Before its first use in a session a delay slot is compared with what it must be: one that somebody else has made otherwise
+/// would take the copy, and perhaps never send it home.
+async fn look_at_slot(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
+    let Repair::Slot(plan) = &copy.repair else { return Ok(()) };
+    let (slot, session) = (PlanOf::shared(plan), copy.load.receipt.session());
+    if objects.knows_slot(&slot, session) {
+        return Ok(());
+    }
+    let _alone = objects.mending().await;
+    if objects.knows_slot(&slot, session) {
+        return Ok(());
+    }
+    match make_place(copy, link, objects).await {
+        Ok(()) => {}
+        // Slots were made for whoever may not make them.
+        Err(BrokerError::AccessRefused { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    objects.slot_known(slot, session);
+    Ok(())
+}
+
 async fn repair(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
     // One at a time: the second finds what the first has made, and does not take it for lost.
     let _alone = objects.mending().await;
+    make_place(copy, link, objects).await
+}
+
+async fn make_place(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
     let Some(live) = link.live() else { return Err(link.now().why_down()) };
     let findings = match &copy.repair {
         Repair::Slot(plan) => {
