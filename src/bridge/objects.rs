@@ -170,7 +170,7 @@ impl Objects {
 
     /// True if a delay slot was looked at in this session.
     pub(super) fn knows_slot(&self, slot: &PlanOf, session: SessionId) -> bool {
-        self.state().slots.get(slot) == Some(&session)
+        self.state().slots.get(slot).is_some_and(|known| *known >= session)
     }
 
     /// A delay slot was looked at and is one, or cannot be looked at.

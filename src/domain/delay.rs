@@ -7,6 +7,16 @@ use super::name::{ExchangeName, QueueName};
 use super::subscription::Binding;
 use super::topology::{Exchange, ExchangeKind, Named, Plan, Queue, Step, TopologyMode};
 
+/// Arguments of a slot's queue that must be ours, or not be there.
+const DECISIVE: [&str; 6] = [
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+];
+
 /// Slots of the ladder: 0.1 s to 29.1 h, four to each doubling, so a delay is rounded up by at most 19 %.
 const SLOTS: u32 = 81;
 /// Life time of the shortest slot in milliseconds.
@@ -104,8 +114,8 @@ impl Slot {
                     auto_delete: false,
                     exclusive: false,
                     arguments,
-                    // One that waits for another time, or does not send home, is no slot: what it holds would be lost.
-                    named: Named::from(["x-message-ttl", "x-dead-letter-exchange"].map(str::to_owned)),
+                    // One that waits for another time, does not send home, or drops, is no slot: what it holds would be lost.
+                    named: Named::from(DECISIVE.map(str::to_owned)),
                 }),
                 Step::Bind {
                     queue,

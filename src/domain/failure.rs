@@ -47,6 +47,8 @@ pub struct Failure {
     pub attempt: u32,
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
+    /// The wait that followed, in milliseconds; `None` = the message was given up, or an older release wrote this.
+    pub delay_ms: Option<u64>,
 }
 
 /// The first sight of a message that has been copied since (retry, crash copy, replay).

@@ -114,8 +114,11 @@ pub fn decide(settings: &RetrySettings, failed: &Failed<'_>, draw: Draw) -> Deci
 
 /// True if the life time of a message would end before its wait does.
 pub fn ends_in(wait: Wait, remaining_ms: Option<u64>, now_ms: u64) -> bool {
-    let whole_ms = wait.not_before_ms.map_or(0, |time| time.saturating_sub(now_ms)).max(millis(wait.slot.ttl()));
-    remaining_ms.is_some_and(|left| left <= whole_ms)
+    remaining_ms.is_some_and(|left| left <= whole_ms(wait, now_ms))
+}
+
+fn whole_ms(wait: Wait, now_ms: u64) -> u64 {
+    wait.not_before_ms.map_or(0, |time| time.saturating_sub(now_ms)).max(millis(wait.slot.ttl()))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -139,6 +142,7 @@ pub struct Source<'a> {
 
 /// The copy that waits in a slot and then comes home.
 pub fn retry_copy(source: &Source<'_>, failure: Failure, remaining_ms: Option<u64>, wait: (Wait, &str)) -> Message {
+    let failure = Failure { delay_ms: Some(whole_ms(wait.0, source.now_ms)), ..failure };
     waiting_copy(source, failed_record(source, failure), remaining_ms, wait)
 }
 

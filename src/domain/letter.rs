@@ -223,6 +223,7 @@ mod tests {
             handler: "h".to_owned(),
             attempt: 1,
             time_ms: 7,
+            delay_ms: None,
         };
         let verdict =
             giving_up::Verdict { cause: DeadLetterCause::RejectedByHandler, letter_id: "l-1", by: "pod-1 0.1.0" };

@@ -305,18 +305,23 @@ fn read_failure(table: &Headers) -> Option<Failure> {
         handler: text(table, "handler").unwrap_or_default(),
         attempt: u32::try_from(number(table, "attempt")?).ok()?,
         time_ms: number(table, "time-ms")?,
+        delay_ms: number(table, "delay-ms"),
     })
 }
 
 fn write_failure(failure: &Failure) -> Value {
-    Value::Table(Headers::from([
+    let mut table = Headers::from([
         ("kind".to_owned(), Value::text(failure.kind.as_str())),
         ("reason".to_owned(), Value::text(failure.reason.clone())),
         ("text".to_owned(), Value::text(failure.description.clone())),
         ("handler".to_owned(), Value::text(failure.handler.clone())),
         ("attempt".to_owned(), Value::Int64(i64::from(failure.attempt))),
         ("time-ms".to_owned(), integer(failure.time_ms)),
-    ]))
+    ]);
+    if let Some(delay) = failure.delay_ms {
+        table.insert("delay-ms".to_owned(), integer(delay));
+    }
+    Value::Table(table)
 }
 
 fn encoded_history(history: &[Failure]) -> usize {

@@ -56,6 +56,8 @@ pub const HANDLERS: &str = "sidebus_handlers_connected";
 pub const STREAMS_ENDED: &str = "sidebus_streams_ended_total";
 /// Retry copies stored, by attempt.
 pub const RETRIES: &str = "sidebus_retries_total";
+/// Copies in place of their originals, by purpose and result.
+pub const COPIES: &str = "sidebus_copies_total";
 /// Dead letters stored, by cause.
 pub const DEAD_LETTERS: &str = "sidebus_dead_letters_total";
 /// Deliveries of lost handlers, by whether a crash was charged to them.
@@ -127,6 +129,11 @@ fn describe() {
     describe_gauge!(HANDLERS, "connected handlers");
     describe_counter!(STREAMS_ENDED, "handler streams that ended, by reason");
     describe_counter!(RETRIES, "retry copies stored, by the attempt that failed");
+    describe_counter!(
+        COPIES,
+        "copies in place of their originals, by purpose (retry, wait, dead_letter, release) and result: stored; failed, which is \
+         tried again; dropped, the original comes again; impossible, it goes back"
+    );
     describe_counter!(DEAD_LETTERS, "dead letters stored, by cause");
     describe_counter!(CRASHES, "deliveries of lost handlers, by whether a crash was charged to them");
     describe_counter!(ACKED_AGAIN, "redeliveries that were done when their session was lost, acked without a handler");
@@ -226,6 +233,12 @@ impl SubscriptionMetrics {
             6.. => "6_up",
         };
         counter!(RETRIES, "subscription" => self.subscription.clone(), "attempt" => label).increment(1);
+    }
+
+    /// What came of a copy, or of a try to store one.
+    pub fn copied(&self, purpose: &'static str, result: &'static str) {
+        let name = self.subscription.clone();
+        counter!(COPIES, "subscription" => name, "purpose" => purpose, "result" => result).increment(1);
     }
 
     /// A dead letter was stored.

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions};
 use lapin::types::FieldTable;
+use sidebus::grpc::proto::sidebus::v1;
 
 use crate::support::handler::number;
 use crate::support::publisher::numbered;
-use crate::support::scene::{Amqp, Scene};
+use crate::support::scene::{Amqp, Scene, Sidecar};
 use crate::support::wait::until;
 
 const COUNT: usize = 60;
@@ -24,6 +25,12 @@ enum Piece {
 async fn unbind(amqp: &Amqp, queue: &str, exchange: &str) {
     let unbound = amqp.channel.queue_unbind(queue.into(), exchange.into(), "".into(), FieldTable::default());
     unbound.await.expect("the binding goes");
+}
+
+async fn bind(amqp: &Amqp, queue: &str, exchange: &str) {
+    let options = QueueBindOptions::default();
+    let bound = amqp.channel.queue_bind(queue.into(), exchange.into(), "".into(), options, FieldTable::default());
+    bound.await.expect("bound");
 }
 
 /// failures.md T4.
@@ -60,6 +67,39 @@ async fn each_piece_of_the_place_for_letters_is_made_again_while_messages_fail()
         assert_eq!(found, (0..COUNT).collect(), "{piece:?}");
         assert_eq!(amqp.depth(&scene.name("work")).await, Some(0), "{piece:?}");
     }
+}
+
+/// failures.md T4: where nothing may be made, the subscription pauses until somebody has made it.
+#[tokio::test]
+async fn a_sidecar_that_may_make_nothing_pauses_while_the_place_for_letters_is_gone() {
+    const LETTERS: usize = 12;
+    let scene = Scene::new().await;
+    let mut maker = scene.sidecar(&scene.work("")).await;
+    maker.handler().await.leave().await;
+    assert_eq!(maker.process.stop().await, Some(0));
+    let verify = scene.settings(&scene.work("")).replace("namespace", "topology = \"verify\"\nnamespace");
+    let mut sidecar = Sidecar::from_file(&verify, &scene).await;
+    sidecar.ready().await;
+    let (amqp, mut handler) = (scene.amqp().await, sidecar.handler().await);
+    let (exchange, queue) = (scene.name("dlx"), scene.name("dlq"));
+    handler.state(v1::SubscriptionState::Active, 0).await;
+    amqp.delete_exchange(&exchange).await;
+    sidecar.publisher().await.publish_numbers(0..LETTERS).await;
+    for delivery in handler.deliveries(LETTERS).await {
+        handler.dead_letter(&delivery).await;
+    }
+    let is_pause = |status: &v1::SubscriptionStatus| status.description.contains("dead letters are not stored");
+    handler.until("the pause", |handler| handler.statuses.last().is_some_and(is_pause)).await;
+    let told = &handler.statuses.last().expect("a status").description;
+    assert!(told.contains(&queue) && told.contains(&exchange), "{told}");
+    let seen = handler.statuses.len();
+    amqp.exchange(&exchange, lapin::ExchangeKind::Fanout).await;
+    bind(&amqp, &queue, &exchange).await;
+    handler.state(v1::SubscriptionState::Active, seen).await;
+    amqp.wait_for_depth(&queue, u32::try_from(LETTERS).expect("a small number")).await;
+    handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+    assert_eq!(amqp.depth(&scene.name("work")).await, Some(0));
 }
 
 /// failures.md T6.
@@ -113,14 +153,7 @@ async fn a_queue_that_has_the_name_of_a_slot_and_sends_nothing_home_gets_no_mess
     let slot = format!("{}.delay.000000100", scene.prefix);
     amqp.exchange(&slot, lapin::ExchangeKind::Fanout).await;
     amqp.declare(&slot, FieldTable::default()).await;
-    let bound = amqp.channel.queue_bind(
-        slot.as_str().into(),
-        slot.as_str().into(),
-        "".into(),
-        Default::default(),
-        FieldTable::default(),
-    );
-    bound.await.expect("bound");
+    bind(&amqp, &slot, &slot).await;
     let mut sidecar = scene.sidecar(&scene.work("")).await;
     let mut handler = sidecar.handler().await;
     sidecar.publisher().await.publish_numbers(0..1).await;

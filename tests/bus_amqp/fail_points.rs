@@ -52,6 +52,15 @@ async fn at_48_points_at_which_a_sidecar_dies_nothing_is_lost() {
     futures_util::stream::iter(lives).for_each_concurrent(AT_ONCE, |life| life).await;
 }
 
+/// failures.md S1, H14.
+#[tokio::test]
+async fn at_every_point_at_which_a_sidecar_dies_a_release_that_is_a_copy_is_not_lost() {
+    let lives = fail_points::guards().into_iter().map(|case| async move {
+        lives::run(case, QueueType::Quorum, Arc::new(RabbitLab::new().await), QUIET).await;
+    });
+    futures_util::stream::iter(lives).for_each_concurrent(AT_ONCE, |life| life).await;
+}
+
 /// failures.md M3.
 #[tokio::test]
 async fn a_message_that_ends_every_sidecar_that_reads_it_becomes_a_letter_and_its_neighbours_do_not() {

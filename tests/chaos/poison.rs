@@ -58,16 +58,32 @@ fn text(letter: &Delivery, name: &str) -> String {
     }
 }
 
-/// What the failures in the history of a letter were.
+/// What the failures in the history of a letter were, once their attempts, times, waits and handlers are as they must be.
 fn history(letter: &Delivery) -> Vec<String> {
     let headers = letter.properties.headers().clone().unwrap_or_default();
     let Some(AMQPValue::FieldArray(failures)) = headers.inner().get("x-sidebus-history") else { panic!("no history") };
-    let kind = |failure: &AMQPValue| {
+    let (mut kinds, mut not_before) = (Vec::new(), 1);
+    for (before, failure) in failures.as_slice().iter().enumerate() {
         let AMQPValue::FieldTable(failure) = failure else { panic!("a failure that is {failure:?}") };
-        let Some(AMQPValue::LongString(kind)) = failure.inner().get("kind") else { panic!("no kind: {failure:?}") };
-        String::from_utf8_lossy(kind.as_bytes()).into_owned()
-    };
-    failures.as_slice().iter().map(kind).collect()
+        let text = |key: &str| match failure.inner().get(key) {
+            Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            other => panic!("{key} is {other:?}"),
+        };
+        let number = |key: &str| match failure.inner().get(key) {
+            Some(AMQPValue::LongLongInt(number)) => Some(*number),
+            _ => None,
+        };
+        let (is_last, time) = (before + 1 == failures.as_slice().len(), number("time-ms").expect("a time"));
+        assert_eq!(number("attempt"), i64::try_from(before + 1).ok(), "{failure:?}");
+        assert_eq!(number("delay-ms").is_some(), !is_last, "each but the last was waited after: {failure:?}");
+        assert!(time >= not_before, "sooner than after the wait before it: {failure:?}");
+        assert!(!text("handler").is_empty(), "{failure:?}");
+        let says_why = text("kind") == "crash" || !text("reason").is_empty();
+        assert!(says_why, "{failure:?}");
+        not_before = time + number("delay-ms").unwrap_or_default();
+        kinds.push(text("kind"));
+    }
+    kinds
 }
 
 /// True when the queue of a scene has nothing left and so many letters lie there.

@@ -24,6 +24,15 @@ async fn whatever_point_a_sidecar_dies_at_nothing_is_lost_and_only_what_failed_h
     }
 }
 
+/// failures.md S1, H14.
+#[tokio::test(start_paused = true)]
+async fn whatever_point_a_sidecar_dies_at_a_release_that_is_a_copy_is_not_lost() {
+    for case in fail_points::guards() {
+        let lab = MemoryLab(MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 }));
+        lives::run(case, QueueType::Quorum, Arc::new(lab), QUIET).await;
+    }
+}
+
 /// failures.md M3.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_ends_every_sidecar_that_reads_it_becomes_a_letter_and_its_neighbours_do_not() {

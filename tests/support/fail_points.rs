@@ -83,6 +83,11 @@ impl Case {
         of(self) == of(other)
     }
 
+    /// A release so close to the limit of its queue that it is a copy.
+    pub(crate) fn is_guard(self) -> bool {
+        self.verdict == VerdictKind::Release && matches!(self.place, Place::Write | Place::Written | Place::Confirmed)
+    }
+
     /// What the handler says in the life that ends.
     pub(crate) fn said(self) -> Verdict {
         let (reason, description) = ("FAILED".to_owned(), String::new());
@@ -109,7 +114,7 @@ impl Case {
     /// hand out what it still has before it hears that the link is gone, and hear the ack of that too late.
     pub(crate) fn again_max(self) -> usize {
         let is_copied = matches!(self.place, Place::Written | Place::Confirmed | Place::Settle | Place::Settled);
-        let copies = usize::from(self.verdict == VerdictKind::Retry && is_copied);
+        let copies = usize::from((self.verdict == VerdictKind::Retry || self.is_guard()) && is_copied);
         1 + copies + usize::from(self.fault == Fault::Cut)
     }
 }
@@ -147,6 +152,18 @@ pub(crate) fn matrix() -> (Vec<Case>, Vec<(Point, VerdictKind)>) {
         }
     }
     (cases, never)
+}
+
+/// Every point on the way of a release that is a copy.
+pub(crate) fn guards() -> Vec<Case> {
+    let points = [
+        (Point::CopyQueued, Place::Write),
+        (Point::CopyWritten, Place::Written),
+        (Point::CopyConfirmed, Place::Confirmed),
+    ];
+    let faults = [Fault::Kill, Fault::Panic, Fault::Cut];
+    let case = |(point, place), fault| Case { point, verdict: VerdictKind::Release, fault, place };
+    points.into_iter().flat_map(|at| faults.map(|fault| case(at, fault))).collect()
 }
 
 fn place(point: Point, verdict: VerdictKind) -> Option<Place> {

@@ -14,7 +14,7 @@ use sidebus::broker::conformance::Lab;
 use sidebus::broker::{Broker, Confirm, ConsumeOptions, Prefetch, Proof, Publication, Routing, SessionId, Settlement};
 use sidebus::domain::delivery_id::DeliveryIds;
 use sidebus::domain::ledger::DeliveryId;
-use sidebus::domain::message::{Headers, Message, Properties};
+use sidebus::domain::message::{Headers, Message, Properties, Value};
 use sidebus::domain::name::{ExchangeName, QueueName, SubscriptionName};
 use sidebus::domain::subscription::{
     Binding, DeadLetterSettings, DeliverySettings, QueueSettings, QueueType, RetrySettings, Subscription,
@@ -205,13 +205,20 @@ pub(super) async fn take_all(lab: &dyn Lab, stem: &str, quiet: Duration) -> Vec<
 /// Runs one case. `quiet` = after so long nothing more is on its way.
 pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, quiet: Duration) {
     let what = format!("{case:?} {queue_type:?}");
+    let subscription = || {
+        let mut work = subscription(&*lab, queue_type);
+        if case.is_guard() {
+            // The smallest of limits: whatever goes back is a copy.
+            work.queue.arguments.insert("x-delivery-limit".to_owned(), Value::Int64(2));
+        }
+        work
+    };
     let cut = {
         let lab = Arc::clone(&lab);
         move || lab.break_sessions().now_or_never().expect("a cut takes no time")
     };
     let fuse = Fuse::new(cut);
-    let first =
-        Life::begin(&*lab, Arc::new(Fused::new(lab.broker(), Arc::clone(&fuse))), subscription(&*lab, queue_type));
+    let first = Life::begin(&*lab, Arc::new(Fused::new(lab.broker(), Arc::clone(&fuse))), subscription());
     let session = first.connected(None).await;
     first.publish(&*lab, &BODIES).await;
     if case.place == Place::Arrive {
@@ -249,7 +256,7 @@ pub(crate) async fn run(case: Case, queue_type: QueueType, lab: Arc<dyn Lab>, qu
     } else {
         let is_task = case.place != Place::Frame;
         first.bury(if is_task { case.fault } else { Fault::Kill }).await;
-        let next = Life::begin(&*lab, lab.broker(), subscription(&*lab, queue_type));
+        let next = Life::begin(&*lab, lab.broker(), subscription());
         next.connected(None).await;
         next
     };

@@ -15,6 +15,7 @@ use super::throttle::Throttle;
 use crate::domain::failure::FailureKind;
 use crate::domain::kill_switch::{Attempt, Change, KillSwitch, Position};
 use crate::domain::ledger::{DeliveryId, StreamId};
+use crate::domain::name::SubscriptionName;
 use crate::domain::subscription::{DeadLetterScope, DeadLetterSettings, Subscription};
 use crate::telemetry::metrics::SubscriptionMetrics;
 
@@ -57,7 +58,7 @@ impl Brakes {
     pub(super) fn pause(&self, letters: &DeadLetterSettings, now_ms: u64) -> Option<String> {
         if let Some(what) = self.letters.kept() {
             return Some(format!(
-                "{what}, and dead_letter.enabled is false: it went back to its queue, and nothing is consumed until Sidebus \
+                "{what}, and dead_letter.enabled is false: it goes back to its queue, and nothing is consumed until Sidebus \
                  is started again; mend the handler, or take the message off the queue, before"
             ));
         }
@@ -182,6 +183,11 @@ impl Pump {
         self.brakes.letters.is_paused() && !self.subscription.queue.is_auto_delete()
     }
 
+    /// Only the next start ends its pause, or time.
+    pub(super) fn is_paused_for_good(&self) -> bool {
+        self.brakes.letters.kept().is_some() || self.trial.rules.is_stalled()
+    }
+
     /// What a copy needs on its way.
     pub(super) fn means(&self) -> Means {
         let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
@@ -212,7 +218,8 @@ impl Pump {
                 "dead letters cannot be stored: nothing is consumed until one of those that wait is"
             );
         }
-        tell_failed(&copy, &problem, is_letter && was_paused);
+        self.metrics.copied(copy.purpose.label(), "failed");
+        tell_failed(&self.subscription.name, &copy, &problem, is_letter && was_paused);
         self.copies.push(Box::pin(copies::store(copy, self.means())));
         None
     }
@@ -239,14 +246,14 @@ fn is_letter(copy: &Copy) -> bool {
     matches!(copy.purpose, Purpose::DeadLetter(_))
 }
 
-fn tell_failed(copy: &Copy, problem: &str, is_known: bool) {
-    let (exchange, queue, purpose) = (&copy.message.exchange, &copy.message.routing_key, copy.purpose);
+fn tell_failed(subscription: &SubscriptionName, copy: &Copy, problem: &str, is_known: bool) {
+    let (exchange, queue, purpose) = (&copy.message.exchange, &copy.message.routing_key, copy.purpose.label());
     let wait_ms = u64::try_from(copies::wait_after(copy.tries).as_millis()).unwrap_or(u64::MAX);
     if is_known {
-        debug!(%exchange, %queue, ?purpose, %problem, wait_ms, "letter not stored");
+        debug!(%subscription, %exchange, %queue, message.id = copy.message_id(), %problem, wait_ms, "letter not stored");
     } else {
         warn!(
-            %exchange, %queue, ?purpose, %problem, wait_ms,
+            %subscription, %exchange, %queue, purpose, message.id = copy.message_id(), %problem, wait_ms,
             "copy not stored; the original stays unacked and the copy is tried again"
         );
     }

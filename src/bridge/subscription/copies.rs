@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::super::lane::LaneHandle;
 use super::super::link::LinkWatch;
@@ -28,9 +28,6 @@ use crate::runtime::{Phase, PhaseWatch};
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Before an original goes back whose copy can never be sent, so that the two do not chase each other.
-const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
-
 /// While an alarm keeps copies waiting for longer, nothing is consumed: every window would fill with what cannot be settled.
 pub(super) const ALARM_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +42,18 @@ pub(super) enum Purpose {
     DeadLetter(DeadLetterCause),
     /// A give-back that the queue does not count.
     Guard,
+}
+
+impl Purpose {
+    /// The word of the metric label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::Wait => "wait",
+            Self::DeadLetter(_) => "dead_letter",
+            Self::Guard => "release",
+        }
+    }
 }
 
 /// A copy to be stored before its original is acked.
@@ -65,6 +74,13 @@ pub(super) struct Copy {
     pub note: Note,
     /// How often it was not stored.
     pub tries: u32,
+}
+
+impl Copy {
+    /// For the log.
+    pub(super) fn message_id(&self) -> &str {
+        self.message.properties.message_id.as_deref().unwrap_or_default()
+    }
 }
 
 /// What makes the place where a copy goes.
@@ -105,14 +121,14 @@ pub(super) struct CopyEnd {
 }
 
 /// What became of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Confirmed and routed.
     Stored,
     /// The session is over; the broker hands the original out again.
     SessionOver,
-    /// It cannot be sent, now or later: its headers do not fit into a frame.
-    Impossible,
+    /// It cannot be sent, now or later, for this reason: its headers do not fit into a frame.
+    Impossible(String),
     /// The lease of the original has ended meanwhile.
     TooLate,
 }
@@ -140,12 +156,8 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
             return ended(copy, Fate::TooLate);
         }
         if link.is_blocked() {
-            // It would wait in the socket until it is called late, and then be stored twice. The end of the session is the
-            // end of its alarm, too.
-            tokio::select! {
-                () = link.unblocked() => {}
-                () = tokio::time::sleep_until(copy.until) => {}
-                () = phase.reached(Phase::Drain) => return ended(copy, Fate::TooLate),
+            if stops_before_the_end_of_the_alarm(copy.until, (&mut link, &mut phase)).await {
+                return ended(copy, Fate::TooLate);
             }
             continue;
         }
@@ -160,8 +172,7 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
             continue;
         }
         if let Err(error) = look_at_slot(&copy, &link, &objects).await {
-            copy.tries = copy.tries.saturating_add(1);
-            return Tried::NotYet(copy, error.to_string());
+            return not_yet(copy, error.to_string());
         }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
@@ -178,7 +189,9 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
                 send_to_archive(&mut copy);
                 continue;
             }
-            Confirm::NotSent(error @ BrokerError::Unsupported { .. }) => return impossible(copy, &error, link).await,
+            Confirm::NotSent(error @ BrokerError::Unsupported { .. }) => {
+                return ended(copy, Fate::Impossible(error.to_string()));
+            }
             failed @ (Confirm::ExchangeMissing(_)
             | Confirm::Unroutable
             | Confirm::Refused
@@ -186,8 +199,17 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
             | Confirm::TimedOut
             | Confirm::NotSent(_)) => problem_of(failed),
         };
-        copy.tries = copy.tries.saturating_add(1);
-        return Tried::NotYet(copy, problem);
+        return not_yet(copy, problem);
+    }
+}
+
+/// Waits for the end of an alarm, but no longer than this; true = we stop. Written now, a copy would wait in the socket until
+/// it is called late, and then be stored twice. The end of the session is the end of its alarm, too.
+async fn stops_before_the_end_of_the_alarm(until: Instant, (link, phase): (&mut LinkWatch, &mut PhaseWatch)) -> bool {
+    tokio::select! {
+        () = link.unblocked() => false,
+        () = tokio::time::sleep_until(until) => false,
+        () = phase.reached(Phase::Drain) => true,
     }
 }
 
@@ -220,40 +242,33 @@ fn send_to_archive(copy: &mut Copy) {
     archive.as_str().clone_into(&mut copy.message.routing_key);
 }
 
-fn ended(copy: Copy, fate: Fate) -> Tried {
-    Tried::Ended(CopyEnd { copy, fate })
+fn not_yet(mut copy: Copy, problem: String) -> Tried {
+    copy.tries = copy.tries.saturating_add(1);
+    Tried::NotYet(copy, problem)
 }
 
-async fn impossible(copy: Copy, error: &BrokerError, mut link: LinkWatch) -> Tried {
-    warn!(
-        queue = %copy.message.routing_key, purpose = ?copy.purpose, %error,
-        "copy can never be sent; the original goes back to its queue, and no attempt is counted"
-    );
-    tokio::select! {
-        () = tokio::time::sleep(GIVE_BACK_AFTER) => ended(copy, Fate::Impossible),
-        () = link.lost(copy.load.receipt.session()) => ended(copy, Fate::SessionOver),
-    }
+fn ended(copy: Copy, fate: Fate) -> Tried {
+    Tried::Ended(CopyEnd { copy, fate })
 }
 
 /// Before its first use in a session a delay slot is compared with what it must be: one that somebody else has made otherwise
 /// would take the copy, and perhaps never send it home.
 async fn look_at_slot(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
     let Repair::Slot(plan) = &copy.repair else { return Ok(()) };
-    let (slot, session) = (PlanOf::shared(plan), copy.load.receipt.session());
-    if objects.knows_slot(&slot, session) {
+    let (slot, Some(live)) = (PlanOf::shared(plan), link.live()) else { return Ok(()) };
+    if objects.knows_slot(&slot, live.id) {
         return Ok(());
     }
     let _alone = objects.mending().await;
-    if objects.knows_slot(&slot, session) {
+    if objects.knows_slot(&slot, live.id) {
         return Ok(());
     }
     match make_place(copy, link, objects).await {
-        Ok(()) => {}
         // Slots were made for whoever may not make them.
-        Err(BrokerError::AccessRefused { .. }) => {}
+        Ok(()) | Err(BrokerError::AccessRefused { .. }) => {}
         Err(error) => return Err(error),
     }
-    objects.slot_known(slot, session);
+    objects.slot_known(slot, live.id);
     Ok(())
 }
 

@@ -56,6 +56,7 @@ impl Pump {
             handler: attempt.handler,
             attempt: number,
             time_ms: now_ms,
+            delay_ms: None,
         };
         let fresh_id = Uuid::now_v7().to_string();
         let queue = &self.subscription.queue.name;

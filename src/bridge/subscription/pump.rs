@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::broker::{BrokerError, Receipt, SessionId, Settled};
 use crate::domain::late_acks::LateAcks;
-use crate::domain::ledger::{Ledger, Size, StreamId, Suspicion};
+use crate::domain::ledger::{Ledger, Outcome, Size, StreamId, Suspicion};
 use crate::domain::record::Seen;
 use crate::domain::subscription::Subscription;
 use crate::domain::verdict::VerdictKind;
@@ -322,9 +322,11 @@ impl Pump {
     pub(super) fn count_settlement(&mut self, note: &Note, settled: Settled) {
         let is_applied = settled == Settled::Applied;
         let metrics = &self.metrics;
-        let counter = self.counters.entry((note.verdict, note.source, is_applied)).or_insert_with(|| {
+        // What went back to its queue was released, whatever its verdict was.
+        let verdict = if note.outcome == Outcome::Released { VerdictKind::Release } else { note.verdict };
+        let counter = self.counters.entry((verdict, note.source, is_applied)).or_insert_with(|| {
             let outcome = if is_applied { "applied" } else { "stale" };
-            metrics.settlements(note.verdict.as_str(), note.source.as_str(), outcome)
+            metrics.settlements(verdict.as_str(), note.source.as_str(), outcome)
         });
         counter.increment(1);
     }

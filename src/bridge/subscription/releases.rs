@@ -25,10 +25,20 @@ use crate::runtime::Phase;
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(30);
 
+/// One that goes back at its time.
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    load: Load,
+    id: Option<DeliveryId>,
+    /// What it was, and who said so.
+    cause: (VerdictKind, Source),
+}
+
 /// Releases that are held before they go back: at once they would come back at once.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    held: Vec<(Instant, Load, DeliveryId)>,
+    held: Vec<Held>,
     /// What was released here before: only quorum queues count, from RabbitMQ 4.3 on not even they count a release, and a
     /// copy begins their count anew.
     before: Prints,
@@ -37,7 +47,7 @@ pub(super) struct Releases {
 impl Releases {
     /// When the next one goes back.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.held.iter().map(|(at, _, _)| *at).min()
+        self.held.iter().map(|held| held.until).min()
     }
 
     /// How many are held.
@@ -64,32 +74,35 @@ impl Pump {
     pub(super) fn release(&mut self, mut load: Load, id: DeliveryId) {
         // The handler lives and has spoken: it is no suspect any more.
         load.suspicion = Suspicion::None;
+        self.release_later(load, Some(id), (VerdictKind::Release, Source::Handler));
+    }
+
+    /// What would come back at once goes back after a while, each time a longer one.
+    pub(super) fn release_later(&mut self, load: Load, id: Option<DeliveryId>, cause: (VerdictKind, Source)) {
         let until = Instant::now() + self.releases.hold(&load.seen);
-        self.releases.held.push((until, load, id));
+        self.releases.held.push(Held { until, load, id, cause });
         self.release_due();
     }
 
     /// Gives back what was held long enough; all of it when the sidecar stops.
     pub(super) fn release_due(&mut self) {
         let (now, is_stopping) = (Instant::now(), self.phase.now() >= Phase::Intake);
-        let (due, held) =
-            std::mem::take(&mut self.releases.held).into_iter().partition(|(at, _, _)| is_stopping || *at <= now);
-        self.releases.held = held;
-        let due: Vec<(Instant, Load, DeliveryId)> = due;
-        for (_, load, id) in due {
-            self.give_back(load, Some(id), Source::Handler);
+        let is_due = |held: &Held| is_stopping || held.until <= now;
+        let (due, kept): (Vec<Held>, _) = std::mem::take(&mut self.releases.held).into_iter().partition(is_due);
+        self.releases.held = kept;
+        for Held { load, id, cause, .. } in due {
+            self.give_back_instead(load, id, cause);
         }
     }
 
     /// The broker hands these out again by itself.
     pub(super) fn releases_lost(&mut self, is_lost: impl Fn(&Load) -> bool) {
-        let (lost, held) = std::mem::take(&mut self.releases.held).into_iter().partition(|(_, load, _)| is_lost(load));
-        self.releases.held = held;
-        let lost: Vec<(Instant, Load, DeliveryId)> = lost;
-        let stale = lost.into_iter().map(|(_, load, id)| {
+        let is_lost = |held: &Held| is_lost(&held.load);
+        let (lost, kept): (Vec<Held>, _) = std::mem::take(&mut self.releases.held).into_iter().partition(is_lost);
+        self.releases.held = kept;
+        let stale = lost.into_iter().map(|Held { load, id, cause: (verdict, source), .. }| {
             self.acquit(&load);
-            let (verdict, outcome, source) = (VerdictKind::Release, Outcome::Released, Source::Handler);
-            (Note { id: Some(id), verdict, outcome, source, done: None }, Settled::Stale)
+            (Note { id, verdict, outcome: Outcome::Released, source, done: None }, Settled::Stale)
         });
         let stale: Vec<_> = stale.collect();
         if !stale.is_empty() {

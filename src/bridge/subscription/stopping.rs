@@ -62,7 +62,8 @@ impl Pump {
             && self.releases.is_empty()
             && self.crashes.is_empty()
             && self.ledger.waiting_count() == 0;
-        let is_unused = self.kept == Kept::WhileUsed && self.was_used;
+        // One that is paused until the next start stays with its pause: the next handler would only run into the same.
+        let is_unused = self.kept == Kept::WhileUsed && self.was_used && !self.is_paused_for_good();
         phase >= Phase::Close || (is_empty && (phase >= Phase::Drain || is_unused))
     }
 }

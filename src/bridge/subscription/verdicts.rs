@@ -195,19 +195,15 @@ impl Pump {
         self.copies.push(Box::pin(copies::store(copy, self.means())));
     }
 
-    /// What should have become a copy goes back to its queue.
+    /// What should have become a copy goes back to its queue, after a while: it may come again at once.
     pub(super) fn fall_back(&mut self, mut load: Load, note: &Note) {
-        match note.source {
-            // It lives and has spoken.
-            Source::Handler => load.suspicion = Suspicion::None,
-            Source::Crash if load.suspicion == Suspicion::None => load.suspicion = Suspicion::Suspect,
-            Source::Crash | Source::Deadline | Source::Sidecar => {}
-        }
-        self.give_back_instead(load, note.id, (note.verdict, note.source));
+        judge(&mut load, note.source);
+        self.release_later(load, note.id, (note.verdict, note.source));
     }
 
     pub(super) fn copied(&mut self, end: CopyEnd) {
         let CopyEnd { copy, fate } = end;
+        self.count_copy(&copy, &fate);
         match fate {
             Fate::Stored => {}
             // Nothing was stored for it.
@@ -218,30 +214,57 @@ impl Pump {
                 return self.settled(vec![(Note { done: None, ..copy.note }, Settled::Stale)]);
             }
             // For this one there is no time, or no way, to be a copy near the limit of its queue.
-            Fate::Impossible | Fate::TooLate if copy.purpose == Purpose::Guard => {
+            Fate::Impossible(_) | Fate::TooLate if copy.purpose == Purpose::Guard => {
                 let (settlement, proof) = (Settlement::GiveBack, copy.proof);
                 return self.settling.push(Job { receipt: copy.load.receipt, settlement, proof, note: copy.note });
             }
-            Fate::Impossible | Fate::TooLate => return self.fall_back(copy.load, &copy.note),
+            Fate::Impossible(_) => return self.fall_back(copy.load, &copy.note),
+            // The broker's own clock runs.
+            Fate::TooLate => {
+                let Copy { mut load, note, .. } = copy;
+                judge(&mut load, note.source);
+                return self.give_back_instead(load, note.id, (note.verdict, note.source));
+            }
         }
         match copy.purpose {
             Purpose::Retry { attempt } => {
                 self.metrics.retried(attempt);
-                debug!(subscription = %self.subscription.name, attempt, slot = %copy.message.exchange, "retry scheduled");
+                debug!(
+                    subscription = %self.subscription.name, attempt, slot = %copy.message.exchange,
+                    message.id = copy.message_id(), "retry scheduled"
+                );
             }
             Purpose::Wait => {}
-            Purpose::Guard => debug!(subscription = %self.subscription.name, "given back by a copy"),
+            Purpose::Guard => {
+                debug!(subscription = %self.subscription.name, message.id = copy.message_id(), "given back by a copy");
+            }
             Purpose::DeadLetter(cause) => {
                 self.metrics.dead_lettered(cause.label());
                 warn!(
                     subscription = %self.subscription.name, cause = cause.as_str(),
                     reason = giving_up::letter_reason(&copy.message),
-                    message.id = copy.message.properties.message_id.as_deref().unwrap_or_default(), "dead-lettered"
+                    message.id = copy.message_id(), "dead-lettered"
                 );
             }
         }
         let (settlement, proof) = (Settlement::Ack, copy.proof);
         self.settling.push(Job { receipt: copy.load.receipt, settlement, proof, note: copy.note });
+    }
+
+    fn count_copy(&self, copy: &Copy, fate: &Fate) {
+        let purpose = copy.purpose.label();
+        match fate {
+            Fate::Stored => self.metrics.copied(purpose, "stored"),
+            Fate::SessionOver | Fate::TooLate => self.metrics.copied(purpose, "dropped"),
+            Fate::Impossible(problem) => {
+                self.metrics.copied(purpose, "impossible");
+                warn!(
+                    subscription = %self.subscription.name, queue = %self.subscription.queue.name, purpose,
+                    message.id = copy.message_id(), %problem,
+                    "copy can never be stored; the original goes back to its queue, and no attempt is counted"
+                );
+            }
+        }
     }
 
     /// The broker has settlements, or never will.
@@ -277,5 +300,15 @@ impl Pump {
                 self.report(stream, VerdictResult::new(id, outcome).because(description));
             }
         }
+    }
+}
+
+/// What is thought of a delivery that goes back without its copy.
+fn judge(load: &mut Load, source: Source) {
+    match source {
+        // Its handler lives and has spoken.
+        Source::Handler => load.suspicion = Suspicion::None,
+        Source::Crash if load.suspicion == Suspicion::None => load.suspicion = Suspicion::Suspect,
+        Source::Crash | Source::Deadline | Source::Sidecar => {}
     }
 }

@@ -97,6 +97,7 @@ fn failure() -> Failure {
         handler: "h1".to_owned(),
         attempt: 1,
         time_ms: 7,
+        delay_ms: None,
     }
 }
 

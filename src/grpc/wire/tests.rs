@@ -346,6 +346,7 @@ fn a_delivery_carries_its_failures_and_its_origin() {
         handler: "h".to_owned(),
         attempt: 1,
         time_ms: 1_500,
+        delay_ms: None,
     };
     let origin = Origin {
         exchange: ExchangeName::nameless(),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sidebus::bridge::{Frame, Hangup, RevocationReason, SubscriptionState};
+use sidebus::bridge::{Frame, Hangup, RevocationReason, Said, SubscriptionState};
 use sidebus::domain::ledger::Outcome;
-use sidebus::domain::subscription::{DeadLetterSettings, DeliverySettings, RetrySettings, Subscription};
+use sidebus::domain::subscription::{DeadLetterSettings, DeliverySettings, QueueType, RetrySettings, Subscription};
 use sidebus::domain::verdict::Verdict;
 use sidebus::runtime::Phase;
 
@@ -116,6 +116,46 @@ async fn whatever_a_message_is_given_up_for_it_stays() {
         bench.depth_becomes("work", 1, 0).await;
         bench.depth_becomes("dlq", 0, 0).await;
     }
+}
+
+/// failures.md T13: such a queue goes with its last consumer, so it keeps it, and what went back comes again.
+#[tokio::test(start_paused = true)]
+async fn on_a_queue_that_goes_with_its_consumer_what_is_kept_is_held_before_it_comes_again() {
+    let work = without_letters(|work| {
+        work.queue.queue_type = Some(QueueType::Classic);
+        work.queue.auto_delete = Some(true);
+        work.delivery = DeliverySettings { message_bytes_max: 100, ..DeliverySettings::default() };
+    });
+    let bench = Bench::with(broker(), vec![work], &[]);
+    let mut handler = bench.join(10).await;
+    bench.publish(&["x".repeat(200).as_str()]).await;
+    assert!(paused(&mut handler).await.0.contains("(MESSAGE_TOO_LARGE)"));
+    // Of what comes again at once, time would never pass.
+    pass(Duration::from_mins(5)).await;
+    bench.depth_becomes("work", 0, 1).await;
+}
+
+/// failures.md T13.
+#[tokio::test(start_paused = true)]
+async fn the_pause_of_a_subscription_that_its_handler_brought_outlives_the_handler() {
+    let bench = Bench::with(broker(), Vec::new(), &[]);
+    let bring = || bench.bridge.registry.declare(without_letters(|_| {}));
+    bring().unwrap();
+    let mut handler = bench.join(10).await;
+    bench.publish(&["a"]).await;
+    let got = handler.receive(1).await;
+    let verdict = Verdict::DeadLetter { reason: "BAD".to_owned(), description: String::new() };
+    handler.say(&ids(&got), verdict).await;
+    paused(&mut handler).await;
+    assert!(handler.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+    bench.depth_becomes("work", 1, 0).await;
+    pass(Duration::from_mins(1)).await;
+    bring().unwrap();
+    let mut other = bench.join(10).await;
+    assert!(paused(&mut other).await.0.starts_with("message \"a\" was given up"));
+    pass(Duration::from_mins(1)).await;
+    assert!(other.has_nothing_more());
+    bench.depth_becomes("work", 1, 0).await;
 }
 
 /// failures.md T13.

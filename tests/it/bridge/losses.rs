@@ -1,8 +1,10 @@
 //! What happens when the link, the queue or the broker is lost, in each state of a delivery.
 
 use sidebus::bridge::{RevocationReason, SubscriptionState};
-use sidebus::broker::{BrokerError, Confirm};
+use sidebus::broker::{BrokerError, Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
+use sidebus::domain::message::{Message, Properties};
+use sidebus::domain::name::ExchangeName;
 use sidebus::domain::verdict::Verdict;
 
 use super::bench::{Bench, bodies, ids, queue, until};
@@ -56,6 +58,33 @@ async fn what_is_acked_after_its_session_was_lost_is_acked_again_and_handed_out_
     // Equal to one that was done, and another message: it was never handed out before.
     bench.publish(&["a"]).await;
     assert_eq!(bodies(&handler.receive(1).await), ["a"]);
+}
+
+/// failures.md M6.
+#[tokio::test(start_paused = true)]
+async fn of_two_messages_with_one_id_only_the_one_that_was_done_is_acked_again() {
+    let bench = Bench::start();
+    for body in ["a", "b"] {
+        let twin = Message {
+            exchange: ExchangeName::parse("events").unwrap(),
+            routing_key: "player.Drawn".to_owned(),
+            properties: Properties { message_id: Some("twin".to_owned()), ..Properties::default() },
+            body: body.into(),
+        };
+        let publication = Publication { message: twin, routing: Routing::Required };
+        bench.connected().await;
+        assert_eq!(bench.bridge.publisher.publish(vec![publication]).await.unwrap(), [Confirm::Stored]);
+    }
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(2).await;
+    assert_eq!(bodies(&got), ["a", "b"]);
+    bench.broker.faults().break_sessions("cut");
+    handler.find(|frame| frame.revocations.first().cloned()).await;
+    handler.ack(&ids(&got)[1..]).await;
+    let again = handler.receive(1).await;
+    assert_eq!(bodies(&again), ["a"]);
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
 }
 
 #[tokio::test(start_paused = true)]
