@@ -14,7 +14,7 @@ fn failure(attempt: u32, description: &str) -> Failure {
         handler: "h".to_owned(),
         attempt,
         time_ms: 1_700_000_000_000,
-        delay_ms: (attempt % 2 == 0).then_some(1_131),
+        delay_ms: attempt.is_multiple_of(2).then_some(1_131),
     }
 }
 
