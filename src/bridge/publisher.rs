@@ -150,7 +150,8 @@ impl Publisher {
         idle.or_else(|| lanes.iter().min_by_key(|lane| lane.load())).unwrap_or(&lanes[0])
     }
 
-    /// All messages of an ordering key take the same lane, whoever sends them.
+    /// All messages of an ordering key take the same lane, whichever caller sends them. Streams do not ask: each keeps the
+    /// order of all its messages on the one lane that it has.
     fn lane_of_key(&self, publication: &Publication) -> Option<&LaneHandle> {
         let key = publication.message.properties.headers.get(ORDERING_KEY_HEADER)?;
         let lanes = &self.shared.lanes;

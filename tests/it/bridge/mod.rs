@@ -9,6 +9,7 @@ mod crashes;
 mod flow;
 mod held;
 mod kept;
+mod keys;
 mod letters;
 mod losses;
 mod misfits;
