@@ -16,7 +16,7 @@ const PAUSED: v1::SubscriptionState = v1::SubscriptionState::Paused;
 const ACTIVE: v1::SubscriptionState = v1::SubscriptionState::Active;
 
 async fn fill(sidecar: &Sidecar, backlog: usize) {
-    let messages = (0..backlog).map(crate::support::publisher::numbered).collect();
+    let messages = (0..backlog).map(crate::support::publisher::numbered);
     let (confirmed, failures) = sidecar.publisher().await.stream(messages, 500).await;
     assert_eq!((confirmed.len(), failures.len()), (backlog, 0));
 }

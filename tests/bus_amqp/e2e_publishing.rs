@@ -5,10 +5,11 @@ use std::ops::Range;
 use futures_util::future::join_all;
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::nodes;
-use crate::support::publisher::{numbered, reason, with_headers};
+use crate::support::publisher::{numbered, publishes, reason, with_headers};
 use crate::support::rabbitmq;
 use crate::support::scene::{Scene, Sidecar};
 
@@ -20,29 +21,83 @@ async fn what_no_queue_takes_is_unroutable() {
     assert_eq!(reason(&refused), (Code::FailedPrecondition, "UNROUTABLE".to_owned()));
 }
 
+/// What becomes of a message of the long stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stored,
+    Unroutable,
+    Refused,
+}
+
+impl Fate {
+    fn of(sequence: i64) -> Self {
+        match sequence % 16 {
+            0 | 8 => Self::Unroutable,
+            4 => Self::Refused,
+            _ => Self::Stored,
+        }
+    }
+
+    /// How the keys of such messages begin.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Stored => "player",
+            Self::Unroutable => "nobody",
+            Self::Refused => "full",
+        }
+    }
+
+    fn told(failure: &v1::PublishFailure) -> Option<Self> {
+        match (failure.kind(), failure.retryable) {
+            (v1::PublishFailureKind::Unroutable, false) => Some(Self::Unroutable),
+            (v1::PublishFailureKind::Rejected, true) => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+
+/// One in eight is unroutable, one in sixteen is refused by a full queue, and all others lie in their queue in the order of
+/// the stream.
 #[tokio::test]
-async fn of_a_stream_of_100_000_each_eighth_is_unroutable_and_no_other() {
-    const COUNT: i64 = 100_000;
+async fn of_a_stream_of_100_000_each_message_has_its_own_outcome_and_the_queue_has_its_order() {
+    let count = i64::from(publishes());
     let scene = Scene::new().await;
-    let queue = format!("[queues.work]\nqueue = \"{}\"\nbindings = [\"player.#\"]\n", scene.name("work"));
-    let sidecar = scene.sidecar(&queue).await;
-    let is_lost = |sequence: i64| sequence % 8 == 0;
+    let [work, full] = ["work", "full"].map(|stem| scene.name(stem));
+    let tables = format!(
+        "[queues.work]\nqueue = \"{work}\"\nbindings = [\"player.#\"]\n\
+         [queues.full]\nqueue = \"{full}\"\nbindings = [\"full.#\"]\nqueue_type = \"classic\"\n\
+         arguments = {{ x-max-length = 1 }}\n"
+    );
+    let sidecar = scene.sidecar(&tables).await;
+    let publisher = sidecar.publisher().await;
+    let first = v1::Message { routing_key: "full.0".to_owned(), ..numbered(0) };
+    publisher.publish(vec![first]).await.expect("the only one that it takes");
     let message = |sequence: i64| v1::Message {
-        routing_key: format!("{}.{sequence}", if is_lost(sequence) { "nobody" } else { "player" }),
+        routing_key: format!("{}.{sequence}", Fate::of(sequence).key()),
         message_id: sequence.to_string(),
         body: sequence.to_string().into(),
         ..v1::Message::default()
     };
-    let messages = (1..=COUNT).map(message).collect();
-    let (confirmed, failures) = sidecar.publisher().await.stream(messages, 100).await;
-    assert!(failures.iter().all(|it| it.kind() == v1::PublishFailureKind::Unroutable && !it.retryable));
+    let begun = Instant::now();
+    let (confirmed, failures) = publisher.stream((1..=count).map(message), 100).await;
+    println!(
+        "{count} in {:.1} s: {} confirmed, {} failed",
+        begun.elapsed().as_secs_f64(),
+        confirmed.len(),
+        failures.len()
+    );
     assert!(failures.iter().all(|it| it.message_id == it.sequence.to_string()));
+    let wrong = failures.iter().find(|it| Fate::told(it) != Some(Fate::of(it.sequence)));
+    assert!(wrong.is_none(), "{wrong:?}");
+    let with = |is_wanted: fn(Fate) -> bool| (1..=count).filter(move |it| is_wanted(Fate::of(*it)));
     // Not compared as a whole: nobody reads a list of so many numbers.
-    let failed = failures.iter().map(|it| it.sequence);
-    assert!(failed.eq((1..=COUNT).filter(|it| is_lost(*it))), "{} failures", failures.len());
-    assert!(confirmed.iter().copied().eq((1..=COUNT).filter(|it| !is_lost(*it))), "{} confirmed", confirmed.len());
-    let stored = u32::try_from(confirmed.len()).expect("a count");
-    scene.amqp().await.wait_for_depth(&scene.name("work"), stored).await;
+    assert!(failures.iter().map(|it| it.sequence).eq(with(|fate| fate != Fate::Stored)), "{} failures", failures.len());
+    assert!(confirmed.iter().copied().eq(with(|fate| fate == Fate::Stored)), "{} confirmed", confirmed.len());
+    let amqp = scene.amqp().await;
+    amqp.wait_for_depth(&work, u32::try_from(confirmed.len()).expect("a count")).await;
+    let kept = amqp.numbers(&work).await;
+    assert!(kept.iter().map(|it| i64::try_from(*it).expect("a number")).eq(confirmed), "{} are there", kept.len());
+    assert_eq!(amqp.numbers(&full).await, [0]);
 }
 
 /// failures.md L5 and P8.

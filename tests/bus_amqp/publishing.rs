@@ -12,11 +12,10 @@ use sidebus::domain::message::{Headers, Value};
 use sidebus::domain::name::{ExchangeName, QueueName};
 
 use crate::lab::{RabbitLab, declare, declare_with, to_queue};
+use crate::support::publisher::publishes;
 use crate::support::{nodes, rabbitmq};
 
 const BATCH: u64 = 256;
-/// Of all lanes. A million pass as well, each with its own outcome; that takes ten times as long.
-const PUBLICATIONS: u64 = 100_000;
 const LANES: u64 = 4;
 
 /// Where one lane publishes to.
@@ -70,7 +69,7 @@ async fn of_100_000_publications_over_four_lanes_each_has_its_own_outcome() {
         let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
         assert_eq!(lane.publish(vec![to_queue(targets.full.as_str(), 0)]).await, [Confirm::Stored]);
 
-        let share = PUBLICATIONS / LANES;
+        let share = u64::from(publishes()) / LANES;
         let parts = (0..LANES).map(|lane| misattributed(&*session, &targets, lane * share..(lane + 1) * share));
         let wrong: usize = join_all(parts).await.into_iter().sum();
         for queue in [&targets.good, &targets.full] {

@@ -17,6 +17,16 @@ use super::wait::PATIENCE;
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher(PublisherServiceClient<Channel>);
 
+/// Names how many messages the large tests publish: the same on one day with ten times as many.
+const PUBLISHES: &str = "BUS_TEST_PUBLISHES";
+
+/// What the large tests publish, if nobody wishes otherwise.
+#[expect(clippy::disallowed_methods, reason = "only config reads the environment of the product; this is not it")]
+pub(crate) fn publishes() -> u32 {
+    let wish = std::env::var(PUBLISHES).ok();
+    wish.map_or(100_000, |text| text.parse().unwrap_or_else(|_| panic!("{PUBLISHES} is a number, not {text}")))
+}
+
 /// A message whose number is its id, its body and the end of its key.
 pub(crate) fn numbered(number: usize) -> v1::Message {
     v1::Message {
@@ -60,17 +70,16 @@ impl Publisher {
     /// failed, each in the order of the answers. The caller never waits for its window.
     pub(crate) async fn stream(
         &self,
-        messages: Vec<v1::Message>,
+        messages: impl IntoIterator<Item = v1::Message, IntoIter: Send + 'static>,
         per_frame: usize,
     ) -> (Vec<i64>, Vec<v1::PublishFailure>) {
-        let items: Vec<v1::PublishItem> = (1..)
-            .zip(messages)
-            .map(|(sequence, message)| v1::PublishItem { sequence, message: Some(message) })
-            .collect();
-        let frames: Vec<_> = items
-            .chunks(per_frame)
-            .map(|items| v1::PublishStreamRequest { open: None, items: items.to_vec() })
-            .collect();
+        let mut items =
+            (1..).zip(messages).map(|(sequence, message)| v1::PublishItem { sequence, message: Some(message) });
+        // Made when they are sent: all of them at once are more than a test should hold.
+        let frames = std::iter::from_fn(move || {
+            let items: Vec<_> = items.by_ref().take(per_frame).collect();
+            (!items.is_empty()).then_some(v1::PublishStreamRequest { open: None, items })
+        });
         let mut client = self.0.clone();
         let answer = client.publish_stream(tokio_stream::iter(frames)).await.expect("a stream");
         let (mut responses, mut confirmed, mut failures) = (answer.into_inner(), Vec::new(), Vec::new());

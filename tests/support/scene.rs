@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use futures_util::StreamExt as _;
 use lapin::message::BasicGetMessage;
-use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use super::handler::Handler;
@@ -16,7 +18,7 @@ use super::process::Process;
 use super::proxy::Proxy;
 use super::publisher::Publisher;
 use super::rabbitmq::{self, BrokerHandle};
-use super::wait::until;
+use super::wait::{PATIENCE, until};
 
 /// Tests run beside each other and beside whatever else runs here.
 pub(crate) const FREE_PORTS: [(&str, &str); 2] =
@@ -155,13 +157,20 @@ impl Amqp {
         until(&format!("a message in {queue}"), get).await
     }
 
-    /// Takes all numbered messages off a queue for good.
+    /// Takes all numbered messages off a queue for good; answers them in its order.
     pub(crate) async fn numbers(&self, queue: &str) -> Vec<usize> {
-        let mut numbers = Vec::new();
-        for _ in 0..self.depth(queue).await.expect("the queue is there") {
-            let body = self.get(queue).await.delivery.data;
+        let count = usize::try_from(self.depth(queue).await.expect("the queue is there")).expect("a count");
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let options = BasicConsumeOptions { no_local: false, no_ack: true, exclusive: true, nowait: false };
+        let consumed = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+        let mut arrivals = consumed.expect("a consumer");
+        let mut numbers = Vec::with_capacity(count);
+        while numbers.len() < count {
+            let next = timeout(PATIENCE, arrivals.next()).await.expect("in time").expect("there are more");
+            let body = next.expect("a delivery").data;
             numbers.push(std::str::from_utf8(&body).ok().and_then(|text| text.parse().ok()).expect("a number"));
         }
+        channel.close(200, "done".into()).await.expect("it closes");
         numbers
     }
 
