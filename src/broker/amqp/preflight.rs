@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::options::{AmqpOptions, Login, Transport};
 use super::places::{self, Place};
@@ -49,8 +49,10 @@ pub(super) async fn preflight(options: &AmqpOptions) -> Result<(Capabilities, Pl
 /// The same at one place, within `limit`.
 pub(super) async fn look(options: &AmqpOptions, place: &Place, limit: Duration) -> Result<Capabilities, BrokerError> {
     let endpoint = options.endpoint_of(&place.node);
+    let deadline = Instant::now() + limit;
+    // Under no second deadline: a port that nobody reaches must never be told as one that was reached and is late.
+    let (mut stream, _cutter) = link::open(options, place, limit).await?;
     let work = async {
-        let (mut stream, _cutter) = link::open(options, place, limit).await?;
         let greeting = match greet(&mut stream).await {
             Ok(greeting) => greeting,
             Err(error) => return Err(explain(&error, (options, place), limit).await),
@@ -64,7 +66,7 @@ pub(super) async fn look(options: &AmqpOptions, place: &Place, limit: Duration) 
         Ok(found)
     };
     let late = || BrokerError::TimedOut { operation: format!("the greeting of {endpoint}"), within: limit };
-    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Why a stream that was open brought no greeting. A broker that refuses a client certificate says so after the handshake
@@ -180,6 +182,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::amqp::options::tests::sample;
 
     fn start(fields: &[u8]) -> Vec<u8> {
         let mut payload = vec![0, 10, 0, 10, 0, 9];
@@ -208,6 +211,32 @@ mod tests {
     fn another_method_is_no_greeting() {
         assert_eq!(capabilities(&[0, 10, 0, 50, 0, 0]), None);
         assert_eq!(capabilities(b"HTTP/1.1 400"), None);
+    }
+
+    /// A listener whose queue is full: the kernel drops what else comes, as a firewall would.
+    fn deaf() -> (socket2::Socket, std::net::TcpStream, std::net::SocketAddr) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let first = std::net::TcpStream::connect(address).unwrap();
+        (socket, first, address)
+    }
+
+    /// failures.md L1: it is tried again each second only where the error says that nobody was reached. So often, since two
+    /// deadlines that race do not always end in the same order.
+    #[tokio::test]
+    async fn a_port_that_answers_nothing_at_all_is_unreachable_and_never_a_late_greeting() {
+        let (_listener, _first, address) = deaf();
+        let options = sample(address.port());
+        let place = Place { node: options.nodes[0].clone(), address };
+        for _ in 0..4 {
+            let looks = (0..200).map(|_| look(&options, &place, Duration::from_millis(20)));
+            for outcome in futures_util::future::join_all(looks).await {
+                let Err(BrokerError::Unreachable { reason, .. }) = &outcome else { panic!("{outcome:?}") };
+                assert!(reason.ends_with("does not answer"), "{reason}");
+            }
+        }
     }
 
     proptest! {

@@ -100,11 +100,20 @@ impl Bench {
 
     /// As `on`, with these subscriptions, and exchanges beside that of events.
     pub(super) fn with(broker: MemoryBroker, subscriptions: Vec<Subscription>, others: &[Exchange]) -> Self {
+        Self::through(Arc::new(broker.clone()), broker, (subscriptions, others))
+    }
+
+    /// As `with`, where the bridge knows this broker through something that stands before it.
+    pub(super) fn through(
+        before: Arc<dyn Broker>,
+        broker: MemoryBroker,
+        (subscriptions, others): (Vec<Subscription>, &[Exchange]),
+    ) -> Self {
         let (tasks, phases) = (Tasks::default(), Phases::default());
         let events = Exchange::durable(ExchangeName::parse("events").unwrap(), ExchangeKind::Topic);
         let settings = BridgeSettings {
             ids: Arc::new(Mutex::new(DeliveryIds::begin(unix_ms(), None).unwrap())),
-            broker: Arc::new(broker.clone()),
+            broker: before,
             shared: topology::shared(TopologyMode::Create, events, others, &dead_letter()),
             topology: TopologyMode::Create,
             namespace: "sidebus".to_owned(),

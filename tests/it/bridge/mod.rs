@@ -14,6 +14,7 @@ mod letters;
 mod losses;
 mod misfits;
 mod pipes;
+mod reconnecting;
 mod renewing;
 mod residence;
 mod stopping;
