@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sidebus::grpc::proto::sidebus::v1;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use crate::support::handler::{Handler, number};
@@ -14,6 +14,8 @@ use crate::support::publisher::{Publishing, numbered, reason};
 use crate::support::scene::Scene;
 use crate::support::wait::until;
 
+/// Far longer than an ack takes to be read where nothing is in the way, and far shorter than a heartbeat.
+const UNREAD: Duration = Duration::from_secs(1);
 const BROKER_LOST: i32 = v1::RevocationReason::BrokerLost as i32;
 
 /// A handler holds deliveries while nothing passes between sidecar and broker any more.
@@ -48,6 +50,34 @@ async fn a_silent_link_is_given_up_within(limit: Duration, query: &str) {
 fn revoked(handler: &Handler) -> BTreeSet<i64> {
     let lost = handler.revocations.iter().filter(|revocation| revocation.reason == BROKER_LOST);
     lost.flat_map(|revocation| revocation.delivery_ids.iter().copied()).collect()
+}
+
+/// Results of all settlements promise that the broker has read them: an ack that is written and lies on the way is not yet one.
+#[tokio::test]
+async fn with_all_results_an_ack_is_told_when_the_broker_has_read_it_and_not_before() {
+    let (scene, proxy) = Scene::linked(nodes::managed().await).await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let all = v1::ResultMode::All.into();
+    let open = v1::SubscribeOpen { result_mode: all, ..Handler::of("work") };
+    let mut handler = Handler::open(sidecar.channel().await, open).await;
+    sidecar.publisher().await.publish_numbers(0..2).await;
+    let held = handler.deliveries(2).await;
+    handler.ack(&held[..1]).await;
+    handler.until("what is read is told", |handler| handler.results.len() == 1).await;
+
+    proxy.freeze();
+    handler.ack(&held[1..]).await;
+    let told = handler.until("an answer", |handler| handler.results.len() == 2);
+    timeout(UNREAD, told).await.expect_err("the broker has read nothing");
+    proxy.thaw();
+    handler.until("the answer", |handler| handler.results.len() == 2).await;
+    let acked = i32::from(v1::SettlementOutcome::Acked);
+    assert!(handler.results.iter().all(|result| result.outcome == acked), "{:?}", handler.results);
+    // With nothing between this answer and the death: what was told is true.
+    sidecar.process.kill().await;
+    let gone = async || scene.amqp().await.look(&scene.name("work")).await;
+    until("its consumer is gone", async || gone().await.filter(|(_, consumers)| *consumers == 0)).await;
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }
 
 /// failures.md L3.
