@@ -178,5 +178,23 @@ mod tests {
                 prop_assert!(pace.window_max(LEASE) >= 1);
             }
         }
+
+        /// Whatever its pace has been: what a handler may hold it can settle within half of a lease, or it is one message.
+        #[test]
+        fn a_whole_window_takes_at_most_half_of_the_longest_lease(
+            works in prop::collection::vec((0_u64..400_000, 1_u32..300), 1..50),
+            lease_seconds in 1_u64..10_000,
+        ) {
+            let (mut pace, mut now) = begun();
+            let lease = Duration::from_secs(lease_seconds);
+            for (millis, count) in works {
+                now += Duration::from_millis(millis);
+                pace.settled(now, count);
+                let (window, seconds) = (pace.window_max(lease), pace.seconds_per_message.expect("it was observed"));
+                prop_assert!(window == 1 || seconds * f64::from(window) <= lease.as_secs_f64() / 2.0 * (1.0 + 1e-9));
+                let more = f64::from(window.saturating_add(1));
+                prop_assert!(window == u32::MAX || seconds * more > lease.as_secs_f64() / 2.0 * (1.0 - 1e-9), "and no less");
+            }
+        }
     }
 }

@@ -139,18 +139,59 @@ mod tests {
         assert_eq!((Window::new(0, 9).fitting(1), Window::new(9, 0).fitting(1)), (0, 0));
     }
 
+    /// What can happen to a window.
+    #[derive(Debug, Clone)]
+    enum Event {
+        /// A delivery of this size waits, and goes out if it is accepted.
+        Offer(u64),
+        /// One of those that are out is settled, whichever.
+        Settle(prop::sample::Index),
+        Resize(u32, u64),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            4 => (0_u64..50).prop_map(Event::Offer),
+            2 => any::<prop::sample::Index>().prop_map(Event::Settle),
+            1 => (0_u32..20, 0_u64..100).prop_map(|(messages, bytes)| Event::Resize(messages, bytes)),
+        ];
+        prop::collection::vec(event, 1..200)
+    }
+
     proptest! {
+        /// Against a plain list of what is out: whatever happened before, what is accepted depends on that list and on the
+        /// present level alone, so nothing drifts.
         #[test]
-        fn grants_never_pass_the_level(sizes in prop::collection::vec(0_u64..50, 1..200), messages in 1_u32..20, bytes in 1_u64..100) {
-            let mut window = Window::new(messages, bytes);
-            for size in sizes {
-                if window.accepts(size) {
-                    window.take(size);
-                    prop_assert!(window.messages() <= messages);
-                    prop_assert!(window.bytes() <= bytes || window.messages() == 1);
-                } else {
-                    window.free(0);
+        fn what_is_granted_is_the_level_less_what_is_out((messages, bytes) in (0_u32..20, 0_u64..100), events in events()) {
+            let (mut window, mut level, mut out) = (Window::new(messages, bytes), (messages, bytes), Vec::new());
+            for event in events {
+                match event {
+                    Event::Offer(size) => {
+                        let (count, sum) = (u32::try_from(out.len()).unwrap(), out.iter().sum::<u64>());
+                        let is_open = level.0 > 0 && level.1 > 0;
+                        let fits = count < level.0 && (count == 0 || sum + size <= level.1);
+                        prop_assert_eq!(window.accepts(size), is_open && fits);
+                        if is_open && fits {
+                            window.take(size);
+                            out.push(size);
+                        }
+                    }
+                    Event::Settle(which) => {
+                        if !out.is_empty() {
+                            window.free(out.swap_remove(which.index(out.len())));
+                        }
+                    }
+                    Event::Resize(messages, bytes) => {
+                        level = (messages, bytes);
+                        window.resize(messages, bytes);
+                    }
                 }
+                prop_assert_eq!(usize::try_from(window.messages()).unwrap(), out.len());
+                prop_assert_eq!(window.bytes(), out.iter().sum::<u64>());
+                prop_assert_eq!((window.messages_max(), window.bytes_max()), level);
+                let free = level.0.saturating_sub(window.messages());
+                prop_assert_eq!(window.free_share() == 0, window.is_paused() || free == 0);
+                prop_assert!(window.free_share() <= 1_000);
             }
         }
     }
