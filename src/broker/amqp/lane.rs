@@ -4,7 +4,7 @@
 //! return says nothing about the confirm that carries it. Returns are matched by message id. At most two batches are
 //! incomplete, so a multiple confirm spans two at most, and a batch is answered once the one behind it is complete too.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
-use tokio::time::Instant;
 
 use super::convert::{TooLong, properties_out, short};
 use super::exchanges::Exchanges;
@@ -22,18 +21,13 @@ use crate::domain::message::encoded_bytes;
 use crate::domain::name::ExchangeName;
 
 mod batch;
+mod certain;
 
 use batch::{Batch, Ready};
+use certain::Out;
 
 /// Room in a header frame for everything that is no header: fourteen properties of at most 256 bytes, rounded up.
 const HEADER_FRAME_RESERVE_BYTES: usize = 4 * 1024;
-
-/// Batches on their way. With three a return could hang on a confirm of a batch that nobody waits for.
-const INCOMPLETE_MAX: usize = 2;
-
-/// What a batch that is out gets once the one before it is late: nothing more is sent on the channel, and whoever waits has
-/// waited nearly as long already.
-const BEHIND_LATE: Duration = Duration::from_secs(1);
 
 /// One confirm channel, in the hands of one task: lapin mixes up the confirms of a shared one.
 pub(super) struct AmqpLane {
@@ -43,21 +37,12 @@ pub(super) struct AmqpLane {
     confirm_timeout: Duration,
     /// The broker's largest frame in bytes; a header frame above it costs the whole connection.
     frame_bytes_max: usize,
-    /// False after a failure: it may leave confirms behind.
-    sound: bool,
-    /// Batches without an answer, oldest first.
-    out: VecDeque<Batch>,
-    /// How many of them, from the oldest on, are complete.
-    complete: usize,
-    /// Ids of returned messages whose batch has no answer yet.
-    returned: HashSet<String>,
-    /// A batch was answered whose confirms nobody waits for any more.
-    is_behind_late: bool,
+    out: Out,
 }
 
 impl fmt::Debug for AmqpLane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpLane").field("sound", &self.sound).finish_non_exhaustive()
+        f.debug_struct("AmqpLane").field("has_failed", &self.out.has_failed()).finish_non_exhaustive()
     }
 }
 
@@ -74,11 +59,7 @@ impl AmqpLane {
             hub,
             confirm_timeout,
             frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
-            sound: true,
-            out: VecDeque::new(),
-            complete: 0,
-            returned: HashSet::new(),
-            is_behind_late: false,
+            out: Out::default(),
         }
     }
 
@@ -91,28 +72,12 @@ impl AmqpLane {
             decided => decided,
         };
         let ready = publications.iter().map(prepare).collect();
-        self.out.push_back(Batch::begin(&self.channel, (publications, ready), self.confirm_timeout));
+        self.out.push(Batch::begin(&self.channel, (publications, ready), self.confirm_timeout));
     }
 
     async fn next_answers(&mut self) -> Vec<Vec<Confirm>> {
-        let Some(batch) = self.out.get_mut(self.complete) else { return Vec::new() };
-        batch.complete().await;
-        self.complete += 1;
-        self.sound &= !batch.has_failed();
-        if batch.is_late() {
-            let soon = Instant::now() + BEHIND_LATE;
-            self.out.iter_mut().skip(self.complete).for_each(|behind| behind.hurry(soon));
-        }
-        for batch in self.out.iter_mut().take(self.complete) {
-            // A return that hangs on a confirm which came too late for its batch counts all the same.
-            batch.glance();
-            self.returned.extend(batch.take_returned());
-        }
-        // A return of the newest that is complete may still hang on a confirm of the one behind it.
-        let certain = if self.complete == self.out.len() { self.complete } else { self.complete - 1 };
-        self.complete -= certain;
-        let oldest: Vec<Batch> = self.out.drain(..certain).collect();
-        oldest.into_iter().map(|batch| self.answer(batch)).collect()
+        let certain = self.out.next().await;
+        certain.into_iter().map(|batch| self.answer(batch)).collect()
     }
 
     fn answer(&mut self, batch: Batch) -> Vec<Confirm> {
@@ -122,13 +87,11 @@ impl AmqpLane {
         }
         // Remembered: published to again, it would take the next lane and its neighbours down as well. The broker has stored
         // nothing of its messages; what became of the others behind them nobody knows.
-        let is_behind_late = self.is_behind_late;
-        self.is_behind_late |= batch.is_late();
         let refused = batch.culprit().map(|(exchange, reason)| {
             let error = self.exchanges.refuse(&exchange, &reason);
             (exchange, error)
         });
-        batch.outcomes(&mut self.returned, refused.as_ref(), is_behind_late)
+        self.out.outcomes(batch, refused.as_ref())
     }
 
     /// Checks what would cost the neighbours their channel, or lapin its composure, if it were sent.
@@ -151,7 +114,7 @@ impl AmqpLane {
     }
 
     fn ids_differ(&self, publications: &[Publication]) -> bool {
-        let mut seen: HashSet<&String> = self.out.iter().flat_map(Batch::ids).collect();
+        let mut seen: HashSet<&String> = self.out.ids().collect();
         batch::ids(publications).all(|id| seen.insert(id))
     }
 }
@@ -192,7 +155,7 @@ fn ready(publication: &Publication) -> Result<Ready, TooLong> {
 
 impl Lane for AmqpLane {
     fn has_room(&self) -> bool {
-        self.out.len() - self.complete < INCOMPLETE_MAX
+        self.out.has_room()
     }
 
     fn write(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, ()> {
@@ -204,6 +167,6 @@ impl Lane for AmqpLane {
     }
 
     fn is_open(&self) -> bool {
-        self.sound && self.channel.status().connected() && self.hub.ensure_open().is_ok()
+        !self.out.has_failed() && self.channel.status().connected() && self.hub.ensure_open().is_ok()
     }
 }

@@ -31,9 +31,9 @@ enum Flight {
 }
 
 /// What one confirm said: about its own message, and about any message that was returned.
-struct Word {
-    confirm: Confirm,
-    returned: Option<String>,
+pub(super) struct Word {
+    pub(super) confirm: Confirm,
+    pub(super) returned: Option<String>,
 }
 
 /// See the module.
@@ -61,6 +61,16 @@ impl Batch {
         });
         let flights = flights.collect();
         Self { publications, flights, ended: 0, deadline: Instant::now() + timeout, is_late: false }
+    }
+
+    /// One whose confirms come from somewhere else.
+    #[cfg(test)]
+    pub(super) fn of<C>(publications: Vec<Publication>, calls: Vec<C>) -> Self
+    where
+        C: Future<Output = lapin::Result<Word>> + Send + 'static,
+    {
+        let flights = calls.into_iter().map(|call| Flight::Out(Started::begin(call))).collect();
+        Self { publications, flights, ended: 0, deadline: Instant::now() + Duration::from_mins(1), is_late: false }
     }
 
     /// Waits until each message is confirmed or failed, or its time is over. Cancel-safe.
