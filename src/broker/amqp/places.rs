@@ -10,6 +10,12 @@ use tokio::time::timeout;
 use super::options::{AmqpOptions, Node};
 use crate::broker::BrokerError;
 
+/// The addresses of a node, as this machine knows them now.
+pub(super) fn resolve(node: &Node) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + use<> {
+    let place = (node.host.clone(), node.port);
+    async move { tokio::net::lookup_host(place).await.map(Iterator::collect) }
+}
+
 /// One address of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -19,15 +25,9 @@ pub(super) struct Place {
 
 /// Every address of every node, in any order, and why nodes have none. Ends within half of `limit`, which is that of
 /// the whole look: a name that nobody resolves must leave time for the nodes whose names are good.
-pub(super) async fn candidates(options: &AmqpOptions, limit: Duration) -> (Vec<Place>, Vec<BrokerError>) {
-    let resolve = |node: &Node| {
-        let place = (node.host.clone(), node.port);
-        async move { tokio::net::lookup_host(place).await.map(Iterator::collect) }
-    };
-    resolved(options, limit, resolve).await
-}
-
-async fn resolved<F>(
+///
+/// Nothing is remembered: a name that leads elsewhere is followed with the next look.
+pub(super) async fn candidates<F>(
     options: &AmqpOptions,
     limit: Duration,
     resolve: impl Fn(&Node) -> F,
@@ -95,7 +95,7 @@ mod tests {
         let options = nodes(&["127.0.0.1", "127.0.0.2", "no-such-name.invalid"]);
         let mut firsts = std::collections::BTreeSet::new();
         for _ in 0..64 {
-            let (places, failures) = candidates(&options, Duration::from_secs(20)).await;
+            let (places, failures) = candidates(&options, Duration::from_secs(20), resolve).await;
             assert_eq!((places.len(), failures.len()), (2, 1));
             firsts.insert(places[0].node.host.clone());
         }
@@ -112,7 +112,7 @@ mod tests {
             }
         };
         let (limit, start) = (Duration::from_secs(5), tokio::time::Instant::now());
-        let (places, failures) = resolved(&options, limit, resolve).await;
+        let (places, failures) = candidates(&options, limit, resolve).await;
         assert!(start.elapsed() <= limit * 6 / 10, "{:?}", start.elapsed());
         assert_eq!(places.iter().map(|place| place.node.host.as_str()).collect::<Vec<_>>(), ["good"]);
         let [BrokerError::Unreachable { endpoint, reason }] = failures.as_slice() else { panic!("{failures:?}") };

@@ -3,12 +3,13 @@
 //! It is also the only source of the broker's version, which lapin does not show.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::options::{AmqpOptions, Login, Transport};
+use super::options::{AmqpOptions, Login, Node, Transport};
 use super::places::{self, Place};
 use super::{error, link};
 use crate::broker::{BrokerError, Capabilities};
@@ -31,9 +32,17 @@ const START_VERSION_BYTES: usize = 2;
 /// # Errors
 /// `Unreachable`, `Tls`, or `TimedOut` where a connection was accepted and then nothing came.
 pub(super) async fn preflight(options: &AmqpOptions) -> Result<(Capabilities, Place), BrokerError> {
+    towards(options, places::resolve).await
+}
+
+/// The same with the means to look up names.
+async fn towards<F>(options: &AmqpOptions, resolve: impl Fn(&Node) -> F) -> Result<(Capabilities, Place), BrokerError>
+where
+    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+{
     let limit = options.preflight_timeout;
     let deadline = Instant::now() + limit;
-    let (candidates, mut failures) = places::candidates(options, limit).await;
+    let (candidates, mut failures) = places::candidates(options, limit, resolve).await;
     for (position, place) in candidates.iter().enumerate() {
         // Each gets an even share of what is left.
         let left = u32::try_from(candidates.len() - position).unwrap_or(u32::MAX);
@@ -179,6 +188,8 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -214,9 +225,9 @@ mod tests {
     }
 
     /// A listener whose queue is full: the kernel drops what else comes, as a firewall would.
-    fn deaf() -> (socket2::Socket, std::net::TcpStream, std::net::SocketAddr) {
+    fn deaf() -> (socket2::Socket, std::net::TcpStream, SocketAddr) {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         socket.listen(0).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let first = std::net::TcpStream::connect(address).unwrap();
@@ -236,6 +247,31 @@ mod tests {
                 let Err(BrokerError::Unreachable { reason, .. }) = &outcome else { panic!("{outcome:?}") };
                 assert!(reason.ends_with("does not answer"), "{reason}");
             }
+        }
+    }
+
+    /// failures.md L13.
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_meanwhile_is_followed_with_the_next_connect() {
+        let payload = start(b"\x07productS\0\0\0\x08RabbitMQ");
+        let mut frame = vec![FRAME_METHOD, 0, 0];
+        frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+        frame.extend(payload);
+        let nodes = [tokio::net::TcpListener::bind("127.0.0.1:0"), tokio::net::TcpListener::bind("127.0.0.1:0")];
+        let nodes: Vec<_> = futures_util::future::try_join_all(nodes).await.unwrap();
+        let (options, answered) = (sample(1), Cell::new(0));
+        let resolve = |_: &Node| {
+            let address = nodes[answered.replace(answered.get() + 1)].local_addr();
+            async move { Ok(vec![address?]) }
+        };
+        for (times, node) in (1..).zip(&nodes) {
+            let greeting = async {
+                let (mut socket, _) = node.accept().await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut socket, &frame).await.unwrap();
+                socket
+            };
+            let (found, _socket) = tokio::join!(towards(&options, resolve), greeting);
+            assert_eq!((found.unwrap().1.address, answered.get()), (node.local_addr().unwrap(), times));
         }
     }
 
