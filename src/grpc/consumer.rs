@@ -310,3 +310,17 @@ fn hangup_of(status: &Status) -> Hangup {
     let is_nonsense = status.code() == Code::OutOfRange || is_undecodable(status);
     if is_nonsense { Hangup::Protocol(status.message().to_owned()) } else { Hangup::Lost }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ledger::StreamId;
+
+    /// failures.md S4.
+    #[test]
+    fn a_stream_whose_reader_panicked_ends_with_internal_and_one_that_is_done_with_nothing() {
+        let status = status_of(StreamEnd::Bug(StreamId(7))).unwrap();
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status_of(StreamEnd::Done).is_none());
+    }
+}

@@ -182,3 +182,27 @@ async fn each_caller_hears_whether_its_confirm_is_lost_and_may_publish_again() {
     publisher.publish_numbers(201..300).await;
     holds_what_was_told(&scene, (0..100).chain(200..300), &in_doubt).await;
 }
+
+/// failures.md S4 and L4: a real process, and its real exit code.
+#[tokio::test]
+async fn a_process_whose_connects_hang_beyond_help_ends_with_70_and_what_it_held_goes_back() {
+    let (mut scene, proxy) = Scene::linked(nodes::managed().await).await;
+    scene.url.push_str("?connection_timeout=300");
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut handler = sidecar.handler().await;
+    // Not through this sidecar, which would have its lane then.
+    let another = scene.sidecar(&scene.work("")).await;
+    another.publisher().await.publish_numbers(0..1).await;
+    handler.delivery().await;
+
+    proxy.only_greet();
+    let publisher = sidecar.publisher().await;
+    // Each of them opens a connection for its lane, which hangs in lapin and cannot be cut.
+    for number in 0..9 {
+        let refused = publisher.publish(vec![numbered(number)]).await.expect_err("there is no lane");
+        assert_eq!(reason(&refused), (Code::Unavailable, "BROKER_UNAVAILABLE".to_owned()), "{refused:?}");
+    }
+    proxy.cut();
+    assert_eq!(sidecar.process.end().await.code(), Some(70));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 1).await;
+}

@@ -27,6 +27,8 @@ pub(crate) struct Proxy {
 struct Silent {
     there: bool,
     back: bool,
+    /// New links pass what comes back first, and nothing that comes later.
+    after_greeting: bool,
 }
 
 /// One way of a link.
@@ -34,13 +36,15 @@ struct Silent {
 enum Way {
     There,
     Back,
+    /// As `Back`, and after what came first it is silent for ever.
+    BackOnce,
 }
 
 impl Silent {
     fn on(self, way: Way) -> bool {
         match way {
             Way::There => self.there,
-            Way::Back => self.back,
+            Way::Back | Way::BackOnce => self.back,
         }
     }
 }
@@ -75,13 +79,19 @@ impl Proxy {
     /// Every link stays open, new ones can be made, and nothing passes them: no byte and no end of either side.
     #[allow(dead_code, reason = "each test binary uses a part of it")]
     pub(crate) fn freeze(&self) {
-        self.silent.send_replace(Silent { there: true, back: true });
+        self.silent.send_replace(Silent { there: true, back: true, after_greeting: false });
     }
 
     /// The same for what comes back from the other side, while it goes on hearing everything.
     #[allow(dead_code, reason = "each test binary uses a part of it")]
     pub(crate) fn freeze_answers(&self) {
-        self.silent.send_replace(Silent { there: false, back: true });
+        self.silent.send_replace(Silent { there: false, back: true, after_greeting: false });
+    }
+
+    /// Links that are made from now on pass the first word of the other side, and nothing that it says afterwards.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn only_greet(&self) {
+        self.silent.send_replace(Silent { after_greeting: true, ..Silent::default() });
     }
 
     /// Everything passes again, what was held back first.
@@ -124,11 +134,12 @@ async fn forward(inner: TcpStream, host: &str, port: u16, silent: watch::Receive
     // Both sides send small frames that somebody waits for.
     let tuned = inner.set_nodelay(true).and_then(|()| outer.set_nodelay(true));
     if tuned.is_ok() {
+        let back = if silent.borrow().after_greeting { Way::BackOnce } else { Way::Back };
         let ((from_inner, to_inner), (from_outer, to_outer)) = (inner.into_split(), outer.into_split());
         // However it ends, both sockets are closed by it.
         let _ = tokio::try_join!(
             pass(from_inner, to_outer, (Way::There, silent.clone())),
-            pass(from_outer, to_inner, (Way::Back, silent)),
+            pass(from_outer, to_inner, (back, silent)),
         );
     }
 }
@@ -152,6 +163,10 @@ async fn pass(
             return to.shutdown().await;
         }
         to.write_all(&bytes[..count]).await?;
+        match way {
+            Way::There | Way::Back => {}
+            Way::BackOnce => std::future::pending().await,
+        }
     }
 }
 

@@ -15,11 +15,14 @@ use sidebus::broker::{
 use sidebus::domain::difference::Examined;
 use sidebus::domain::name::QueueName;
 use sidebus::domain::topology::Plan;
+use sidebus::grpc::proto::sidebus::v1;
 use tokio::sync::watch;
+use tonic::{Code, Status};
 
 use super::WORK;
+use crate::support::errors::refused;
 use crate::support::sidecar::Sidecar;
-use crate::support::words::{message, open};
+use crate::support::words::{message, open, retry, settle};
 use crate::support::{eventually, within};
 
 /// Where the bug is.
@@ -29,6 +32,8 @@ enum Part {
     Keeper,
     Subscription,
     Lane,
+    /// The lane of copies.
+    Settle,
     /// Not a bug: threads of a library that hang.
     Threads,
 }
@@ -104,7 +109,11 @@ impl Session for Trapped<Arc<dyn Session>> {
     }
 
     fn lane(&self, role: LaneRole) -> BoxFuture<'_, Result<Box<dyn Lane>, BrokerError>> {
-        Box::pin(async move { self.springs(Part::Lane, self.inner.lane(role)).await })
+        let part = match role {
+            LaneRole::Publish => Part::Lane,
+            LaneRole::Settle => Part::Settle,
+        };
+        Box::pin(async move { self.springs(part, self.inner.lane(role)).await })
     }
 
     fn close(&self, within: Duration) -> BoxFuture<'_, ()> {
@@ -134,6 +143,7 @@ impl fmt::Display for Part {
             Self::Keeper => "keeper broker",
             Self::Subscription => "subscription work",
             Self::Lane => "lane publish",
+            Self::Settle => "lane settle",
             Self::Threads => "broker",
         })
     }
@@ -141,21 +151,27 @@ impl fmt::Display for Part {
 
 #[tokio::test]
 async fn a_panic_in_any_part_that_all_need_ends_the_process_and_what_was_held_goes_back() {
-    for part in [Part::Keeper, Part::Subscription, Part::Lane] {
+    for part in [Part::Keeper, Part::Subscription, Part::Lane, Part::Settle] {
         let trap = watch::Sender::new(Part::None);
         let broker = MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 });
         let trapped = Trapped { inner: broker.clone(), trap: trap.subscribe() };
         let mut sidecar = Sidecar::start_through(Arc::new(trapped), broker, WORK).await;
         sidecar.ready().await;
         let mut handler = sidecar.handler(open("work")).await;
+        let mut held = Vec::new();
         if part != Part::Lane {
             sidecar.publish([message("work.A", "1")]).await;
-            handler.deliveries(1).await;
+            held = handler.deliveries(1).await;
         }
 
         trap.send_replace(part);
-        if part == Part::Lane {
-            sidecar.try_publish(vec![message("work.A", "1")]).await.expect_err("its lane falls into the trap");
+        match part {
+            Part::Lane => {
+                sidecar.try_publish(vec![message("work.A", "1")]).await.expect_err("its lane falls into the trap");
+            }
+            // The copy opens the lane.
+            Part::Settle => handler.say(settle(vec![held[0].id], retry("NOT_NOW", None))).await,
+            Part::None | Part::Keeper | Part::Subscription | Part::Threads => {}
         }
         let ended = sidecar.ended().await;
         let Ended::Bug(failure) = ended else { panic!("{part}: {ended:?}") };
@@ -166,6 +182,67 @@ async fn a_panic_in_any_part_that_all_need_ends_the_process_and_what_was_held_go
                 .await;
         }
     }
+}
+
+/// The name of a producer whose reader falls into a trap.
+const TRAPPED: &str = "falls-into-the-trap";
+
+/// Takes what the sidecars of this process log, and panics in whoever logs that this producer has come. That is its reader.
+struct LogTrap;
+
+impl tracing::Subscriber for LogTrap {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target() == "sidebus::grpc::publish_stream"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut |field: &tracing::field::Field, value: &dyn fmt::Debug| {
+            let is_it = field.name() == "producer" && format!("{value:?}").contains(TRAPPED);
+            assert!(!is_it, "a bug in reading");
+        });
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Publishes these with a stream of this producer; answers what was confirmed, and the end.
+async fn stream_of(sidecar: &Sidecar, producer: &str, bodies: &[&'static str]) -> (Vec<i64>, Result<(), Status>) {
+    let open = v1::PublishStreamOpen { producer: producer.to_owned(), ..v1::PublishStreamOpen::default() };
+    let item = |(sequence, body): (i64, &&str)| v1::PublishItem { sequence, message: Some(message("work.A", *body)) };
+    let items = (1..).zip(bodies).map(item).collect();
+    let frames = [v1::PublishStreamRequest { open: Some(open), items }];
+    let call = async { sidecar.publisher().await.publish_stream(tokio_stream::iter(frames)).await };
+    let mut answers = within("an answer", call).await.unwrap().into_inner();
+    let mut confirmed = Vec::new();
+    loop {
+        match within("an answer or the end", answers.message()).await {
+            Ok(Some(frame)) => confirmed.extend(frame.confirmed_sequences),
+            Ok(None) => return (confirmed, Ok(())),
+            Err(status) => return (confirmed, Err(status)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_reader_of_a_publish_stream_ends_that_stream_alone() {
+    tracing::subscriber::set_global_default(LogTrap).expect("no other test of this binary sets one for all");
+    let sidecar = Sidecar::start(WORK).await;
+    let (confirmed, end) = stream_of(&sidecar, TRAPPED, &["1"]).await;
+    assert_eq!(confirmed, Vec::<i64>::new(), "nothing was handed in");
+    refused(end, Code::Internal, "INTERNAL");
+    let (confirmed, end) = stream_of(&sidecar, "another", &["2"]).await;
+    assert!(confirmed == [1] && end.is_ok(), "{confirmed:?}, {end:?}");
+    sidecar.holds("work", 1, 0).await;
 }
 
 /// failures.md L4.
