@@ -138,6 +138,32 @@ async fn a_stream_hears_of_each_message_whether_its_confirm_is_lost_and_publishe
     holds_what_was_told(&scene, (0..100).chain(600..700), &in_doubt).await;
 }
 
+/// failures.md L3: what is out when the link falls silent is told in time, and that nobody knows what became of it.
+#[tokio::test]
+async fn a_stream_whose_confirms_do_not_come_hears_so_in_time_and_publishes_on() {
+    let (scene, proxy) = Scene::linked(nodes::managed().await).await;
+    let tables = ["[bus.amqp.publish]\nconfirm_timeout = \"2s\"\n", &scene.work("")].concat();
+    let sidecar = scene.sidecar(&tables).await;
+    let mut publishing = sidecar.publisher().await.open().await;
+    publishing.publish((0..100).map(numbered)).await;
+    publishing.until("all are confirmed", |it| it.confirmed.len() == 100).await;
+
+    proxy.freeze_answers();
+    let asked = Instant::now();
+    publishing.publish((100..200).map(numbered)).await;
+    publishing.until("each has an answer", Publishing::is_answered).await;
+    let waited = asked.elapsed();
+    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(2 + 2), "{waited:?}");
+    let outcomes = failed(&mut publishing);
+    assert!(outcomes.keys().copied().eq(100..200));
+    assert!(outcomes.values().all(|word| word == "CONFIRM_TIMEOUT"), "{outcomes:?}");
+    proxy.thaw();
+    publishing.publish((200..300).map(numbered)).await;
+    publishing.until("all are confirmed", |it| it.confirmed.len() == 200).await;
+    assert_eq!(publishing.failures, []);
+    holds_what_was_told(&scene, (0..100).chain(200..300), &outcomes.into_keys().collect()).await;
+}
+
 /// Waits until the queue has taken in more than so many.
 async fn stored_above(scene: &Scene, count: u32) {
     let (amqp, queue) = (scene.amqp().await, scene.name("work"));

@@ -147,10 +147,10 @@ async fn each_of_64_callers_hears_at_once_that_the_broker_is_away_and_is_served_
     ends_well(sidecar, handler, &crowd).await;
 }
 
-/// Sets the alarm and makes the broker block the publishing connection, which it does with the next publish; that one has no
+/// Sets an alarm and makes the broker block the publishing connection, which it does with the next publish; that one has no
 /// answer in time.
-async fn block(node: &BrokerHandle, publisher: &Publisher, number: usize) {
-    node.ctl(&["set_vm_memory_high_watermark", "0"]).await;
+async fn block(node: &BrokerHandle, alarm: [&str; 2], publisher: &Publisher, number: usize) {
+    node.ctl(&alarm).await;
     let unanswered = publisher.publish(vec![numbered(number)]).await.expect_err("the broker does not read it");
     assert_eq!(reason(&unanswered).1, "CONFIRM_TIMEOUT");
 }
@@ -166,7 +166,7 @@ async fn during_an_alarm_publishes_are_refused_at_once_acks_go_on_and_a_stop_end
     let mut publishing = publisher.open().await;
     publisher.publish_numbers(0..50).await;
     let held = handler.deliveries(50).await;
-    block(&node, &publisher, 50).await;
+    block(&node, ["set_vm_memory_high_watermark", "0"], &publisher, 50).await;
     publishing.until("the alarm is told", |it| it.states.last() == Some(&v1::PublisherState::Blocked)).await;
 
     let asked = Instant::now();
@@ -190,7 +190,11 @@ async fn during_an_alarm_publishes_are_refused_at_once_acks_go_on_and_a_stop_end
     publishing.until("each has an answer", Publishing::is_answered).await;
     handler.handle_all((62..82).collect()).await;
 
-    block(&node, &publisher, 82).await;
+    // More than any disk has.
+    block(&node, ["set_disk_free_limit", "1000000GB"], &publisher, 82).await;
+    let refused = publisher.publish(vec![numbered(83)]).await.expect_err("the broker takes no publishes");
+    assert_eq!(reason(&refused), (Code::Unavailable, "BROKER_BLOCKED".to_owned()));
+    assert!(refused.message().contains("disk"), "{}", refused.message());
     let asked = Instant::now();
     assert_eq!(sidecar.process.stop().await, Some(0));
     println!("ended after {:?}", asked.elapsed());
