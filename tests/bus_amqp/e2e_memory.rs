@@ -2,16 +2,20 @@
 //!
 //! Each test prints what it has measured.
 
+use std::cell::Cell;
 use std::process::Command;
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use sidebus::grpc::proto::sidebus::v1;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::support::handler::Handler;
 use crate::support::process::Process;
 use crate::support::scene::{Scene, Sidecar};
+use crate::support::wait::until;
 
 const MIB: u64 = 1024 * 1024;
 const SMALL: usize = 64 * 1024;
@@ -73,16 +77,105 @@ async fn a_handler_that_does_not_read_its_stream_costs_its_window_and_slows_nobo
     // 256 MiB; each handler has a window of 8.
     store(&scene, 4_096, SMALL).await;
     let beside = rate(&mut handler, 3_900).await;
-    println!("{alone:.0} messages of 64 KiB in a second alone, {beside:.0} beside a handler that does not read");
     println!(
         "{}",
         stays_below(&sidecar, "4,096 bodies of 64 KiB for two handlers, one deaf", before, before + 96 * MIB)
     );
+    println!("{alone:.0} messages of 64 KiB in a second alone, {beside:.0} beside a handler that does not read");
     assert!(beside > alone / 4.0, "the other one keeps its rate");
 
     deaf.kill().await;
     rate(&mut handler, 4_096 - 3_900).await;
     handler.leave().await;
+    assert_eq!(sidecar.process.stop().await, Some(0));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
+}
+
+/// Whatever its window holds is more than the transport takes for one stream of this size of bodies: 2 MiB by default.
+async fn until_its_window_is_full(sidecar: &Sidecar) {
+    let held = async || sidecar.metric("sidebus_in_flight_messages{subscription=\"work\"}").await;
+    until("its window is full", async || held().await.filter(|held| *held >= 100.0)).await;
+}
+
+/// Takes and acks whatever comes until all together have so many; answers its own share.
+async fn share(handler: &mut Handler, done: &Cell<usize>, enough: &Semaphore, goal: usize) -> usize {
+    let mut own = 0;
+    loop {
+        tokio::select! {
+            () = handler.take_frame() => {}
+            _ = enough.acquire() => return own,
+        }
+        assert!(handler.ended.is_none(), "{:?}", handler.ended);
+        let deliveries = handler.take_deliveries();
+        handler.ack(&deliveries).await;
+        own += deliveries.len();
+        done.set(done.get() + deliveries.len());
+        if done.get() >= goal {
+            enough.close();
+        }
+    }
+}
+
+/// failures.md H5: two streams of one connection, as clients have them; what one of them does not read is in the way of none.
+#[tokio::test]
+async fn a_stream_that_is_not_read_leaves_the_others_of_its_connection_their_share() {
+    const COUNT: usize = 2_000;
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let connection = sidecar.channel().await;
+    let mut deaf = Handler::open(connection.clone(), Handler::of("work")).await;
+    store(&scene, 100, SMALL).await;
+    until_its_window_is_full(&sidecar).await;
+    let mut beside = Handler::open(connection, Handler::of("work")).await;
+    // On a connection of its own: both feel alike whatever else the machine does.
+    let mut apart = sidecar.handler().await;
+    let (done, enough) = (Cell::new(0), Semaphore::new(0));
+    let (by_beside, by_apart, ()) = tokio::join!(
+        share(&mut beside, &done, &enough, COUNT),
+        share(&mut apart, &done, &enough, COUNT),
+        store(&scene, COUNT, SMALL),
+    );
+    println!("{by_beside} messages of 64 KiB beside a stream that is not read, {by_apart} apart from it");
+    assert!(by_beside >= COUNT / 3, "{by_beside} and {by_apart}");
+
+    assert!(deaf.ended.is_none());
+    let late = deaf.deliveries(100).await;
+    assert!(late.iter().all(|delivery| delivery.attempt == 1), "late reading loses nothing");
+    deaf.ack(&late).await;
+    for mut handler in [deaf, beside, apart] {
+        handler.leave().await;
+    }
+    assert_eq!(sidecar.process.stop().await, Some(0));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
+}
+
+/// failures.md H5: it reads nothing because it works, and says so.
+#[tokio::test]
+async fn a_handler_that_works_long_while_its_stream_is_full_is_not_ended() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("settle_timeout = \"2s\"")).await;
+    let shared = sidecar.channel().await;
+    let mut busy = Handler::open(shared.clone(), Handler::of("work")).await;
+    store(&scene, 100, SMALL).await;
+    let first = busy.delivery().await;
+    until_its_window_is_full(&sidecar).await;
+    busy.extend(std::slice::from_ref(&first), 20).await;
+
+    let mut handler = Handler::open(shared, Handler::of("work")).await;
+    let begun = Instant::now();
+    while begun.elapsed() < TIMEOUT * 3 {
+        store(&scene, 100, SMALL).await;
+        rate(&mut handler, 100).await;
+    }
+    busy.ack(&[first]).await;
+    let rest = busy.deliveries(99).await;
+    assert!(rest.iter().all(|delivery| delivery.attempt == 1), "nothing is charged");
+    busy.ack(&rest).await;
+    for mut handler in [busy, handler] {
+        assert!(handler.revocations.is_empty(), "{:?}", handler.revocations);
+        handler.leave().await;
+    }
     assert_eq!(sidecar.process.stop().await, Some(0));
     scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }
@@ -136,7 +229,7 @@ async fn on_a_queue_that_trickles_a_sidecar_has_few_consumers() {
     let sidecar = scene.sidecar(&scene.work("")).await;
     let (mut handler, publisher) = (sidecar.handler().await, sidecar.publisher().await);
     // Slower than changes of a prefetch are gathered.
-    let mut pace = tokio::time::interval(std::time::Duration::from_millis(250));
+    let mut pace = tokio::time::interval(Duration::from_millis(250));
     for number in 0..14 {
         pace.tick().await;
         publisher.publish_numbers(number..number + 1).await;

@@ -141,6 +141,14 @@ impl Handler {
         self.settle(deliveries, Verdict::Ack(v1::Ack::default())).await;
     }
 
+    /// More time for these, from now on.
+    pub(crate) async fn extend(&self, deliveries: &[v1::Delivery], seconds: i64) {
+        let delivery_ids = deliveries.iter().map(|delivery| delivery.id).collect();
+        let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
+        let extensions = vec![v1::Extension { delivery_ids, timeout }];
+        self.send(v1::SubscribeRequest { extensions, ..v1::SubscribeRequest::default() }).await;
+    }
+
     /// The retry verdict with the shortest delay.
     pub(crate) async fn retry(&self, delivery: &v1::Delivery) {
         let delay = Some(prost_types::Duration::default());
