@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use sidebus::grpc::proto::sidebus::v1;
 use tokio::time::Instant;
 
-use crate::support::examples::{handled, python, rust_handler};
+use crate::support::examples::{handled, measuring, python, rust_handler};
+use crate::support::handler::{Handler, message};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
+use crate::support::publisher::numbered;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -103,4 +106,64 @@ async fn the_examples_survive_sigterm_under_load_and_a_restart_of_the_sidecar() 
     let twice: Vec<_> = found.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
     assert_eq!(twice, [] as [usize; 0]);
     assert!(found.into_iter().eq(0..3_200));
+}
+
+/// failures.md H12: a Python client as everybody makes it, which receives 4 MiB and breaks its stream for more.
+#[tokio::test]
+async fn a_default_python_client_gets_what_it_can_receive_and_what_is_larger_is_held_for_another() {
+    const LIMIT: usize = 4 << 20;
+    // Around the limit the frame decides, which is a little larger than the body.
+    let near = (0..16).map(|step| LIMIT - step * 64);
+    let large: Vec<usize> = [5 << 20].into_iter().chain(near).chain([LIMIT - 4_096]).collect();
+    let sizes: Vec<usize> = large.iter().flat_map(|size| [*size, 10]).collect();
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut in_python = measuring("work", &sidecar.grpc);
+    joined(&sidecar, 1).await;
+    let publisher = sidecar.publisher().await;
+    for (number, size) in sizes.iter().enumerate() {
+        let event = v1::Message { body: vec![0; *size].into(), ..numbered(number) };
+        publisher.publish(vec![event]).await.expect("confirmed");
+    }
+
+    let held = "sidebus_held_messages{subscription=\"work\"}";
+    let is_done = async || {
+        let left = sizes.len() - in_python.output_count();
+        (sidecar.metric(held).await == u32::try_from(left).ok().map(f64::from)).then_some(left)
+    };
+    let held = until("each was received or is held", is_done).await;
+    assert!(in_python.is_running(), "{}", in_python.said());
+    let mut received: Vec<usize> = in_python
+        .output()
+        .iter()
+        .map(|line| line.strip_suffix(" 1").and_then(|size| size.parse().ok()).expect("a size, at the first attempt"))
+        .collect();
+    received.sort_unstable();
+    println!(
+        "{held} are held; the largest that was received has {:?} bytes less than 4 MiB",
+        received.last().map(|it| LIMIT - it)
+    );
+    assert_eq!(received.iter().filter(|size| **size == 10).count(), large.len());
+    assert!(received.contains(&(LIMIT - 4_096)), "what fits is not held: {received:?}");
+    assert!(received.iter().all(|size| *size < LIMIT), "{received:?}");
+
+    let open = v1::SubscribeOpen { max_message_bytes: 64 << 20, ..Handler::of("work") };
+    let mut wide = Handler::open(sidecar.channel().await, open).await;
+    let mut rest = Vec::new();
+    for _ in 0..held {
+        // One by one, since few fit its window.
+        let delivery = wide.delivery().await;
+        wide.ack(std::slice::from_ref(&delivery)).await;
+        rest.push(delivery);
+    }
+    assert!(rest.iter().all(|delivery| delivery.attempt == 1), "nothing is charged");
+    let size = |delivery: &v1::Delivery| message(delivery).body.len();
+    let mut all: Vec<usize> = received.into_iter().chain(rest.iter().map(size)).collect();
+    all.sort_unstable();
+    let mut expected = sizes;
+    expected.sort_unstable();
+    assert!(all == expected, "each once: {} of {}", all.len(), expected.len());
+    wide.leave().await;
+    assert_eq!((in_python.stop().await, sidecar.process.stop().await), (Some(0), Some(0)));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }

@@ -27,6 +27,11 @@ pub(crate) fn mortal(subscription: &str, hold: usize, endpoint: &str) -> Process
     run_python("tests/handlers", "mortal.py", &[subscription, &hold.to_string()], endpoint)
 }
 
+/// A handler in Python with gRPC's defaults, that tells the size of each body and the attempt, and acks.
+pub(crate) fn measuring(subscription: &str, endpoint: &str) -> Process {
+    run_python("tests/handlers", "measuring.py", &[subscription], endpoint)
+}
+
 fn run_python(folder: &str, program: &str, arguments: &[&str], endpoint: &str) -> Process {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = root.join("examples/python/.venv/bin/python");
