@@ -73,7 +73,8 @@ pub(crate) struct Arguments {
     /// Callers of the job `publish`.
     #[arg(long, default_value_t = 64)]
     pub(crate) callers: usize,
-    /// Unconfirmed publishes of the bare client, and the window of the stream.
+    /// Unconfirmed publishes of the bare client, and of a stream of Sidebus (`bus.amqp.publish.window`, which is 4,096 unless it is
+    /// set).
     #[arg(long, default_value_t = 1_000)]
     pub(crate) window: usize,
     /// Messages a second of the job `latency`.

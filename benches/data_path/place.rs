@@ -63,7 +63,10 @@ impl Place {
         let file = scene.file(&settings);
         let mut command = Command::new(&arguments.binary);
         command.args(["run", "-c"]).arg(&file);
-        let sidecar = Sidecar::listening(Process::start("sidecar", command, &FREE_PORTS)).await;
+        // The same for both sides. By the environment, since the tables of `--settings` may hold others of its section.
+        let window = arguments.window.to_string();
+        let environment = [FREE_PORTS.as_slice(), &[("BUS__AMQP__PUBLISH__WINDOW", &window)]].concat();
+        let sidecar = Sidecar::listening(Process::start("sidecar", command, &environment)).await;
         sidecar.ready().await;
         let idle_kib = sidecar.process.memory("VmRSS") / 1024;
         let broker_pid = self.broker.node.as_ref().and_then(rabbitmq::BrokerHandle::pid);
