@@ -129,12 +129,20 @@ impl Cast {
 
     /// Waits until each message was handled, then ends everything well. Answers how often each was handled.
     async fn end(mut self) -> Vec<usize> {
+        let begun = Instant::now();
+        let mut is_told = false;
         let all = async || {
-            if self.handled_count() < MESSAGES {
+            let is_late = begun.elapsed() > LONG / 4;
+            if self.handled_count() < MESSAGES && !is_late {
                 return None;
             }
             let times = self.times();
-            times.iter().all(|times| *times > 0).then_some(times)
+            let missing: Vec<usize> = (0..MESSAGES).filter(|number| times[*number] == 0).collect();
+            if is_late && !is_told {
+                println!("{} are not handled yet, among them {:?}", missing.len(), &missing[..missing.len().min(50)]);
+                is_told = true;
+            }
+            missing.is_empty().then_some(())
         };
         until_within(LONG, "every message is handled", all).await;
         assert_eq!(self.in_python.stop().await, Some(0));

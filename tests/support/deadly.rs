@@ -12,7 +12,7 @@ use sidebus::domain::subscription::{QueueType, Subscription};
 use sidebus::domain::verdict::Verdict;
 
 use super::fail_points::{Fault, Fuse, Fused};
-use super::lives::{Life, deliveries, subscription, take_all};
+use super::lives::{Life, active, deliveries, subscription, take_all};
 
 /// Requeues that the queue allows.
 const LIMIT: i64 = 8;
@@ -63,8 +63,12 @@ async fn is_killed(lab: &Arc<dyn Lab>, handled: &mut BTreeMap<String, Vec<u32>>)
     life.connected(None).await;
     let attached = life.join().await;
     let working = async {
+        // Until its queue is consumed nothing can come.
+        let mut got = active(&attached).await;
         loop {
-            let got = deliveries(&attached, QUIET).await;
+            if got.is_empty() {
+                got = deliveries(&attached, QUIET).await;
+            }
             if got.is_empty() {
                 return;
             }
@@ -72,7 +76,7 @@ async fn is_killed(lab: &Arc<dyn Lab>, handled: &mut BTreeMap<String, Vec<u32>>)
                 let body = super::lives::body(&handout.seen.message);
                 handled.entry(body).or_default().push(handout.seen.record.attempt());
             }
-            let ids = got.iter().map(|handout| handout.id).collect();
+            let ids = std::mem::take(&mut got).iter().map(|handout| handout.id).collect();
             assert!(attached.voice.say(Said { verdicts: vec![(ids, Ok(Verdict::Ack))], ..Said::default() }).await);
         }
     };

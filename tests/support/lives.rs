@@ -167,7 +167,7 @@ pub(super) async fn deliveries(handler: &Attached, wait: Duration) -> Vec<Handou
 }
 
 /// Waits until its queue is consumed; answers what has come by then.
-async fn active(handler: &Attached) -> Vec<Handout> {
+pub(super) async fn active(handler: &Attached) -> Vec<Handout> {
     let mut came = Vec::new();
     let told = async {
         loop {

@@ -56,7 +56,7 @@ impl Brakes {
 
     /// Said of a subscription that hands nothing out because of them.
     pub(super) fn pause(&self, letters: &DeadLetterSettings, now_ms: u64) -> Option<String> {
-        if let Some(what) = self.letters.kept() {
+        if let Some(what) = self.letters.given_up() {
             return Some(format!(
                 "{what}, and dead_letter.enabled is false: it goes back to its queue, and nothing is consumed until Sidebus \
                  is started again; mend the handler, or take the message off the queue, before"
@@ -183,9 +183,9 @@ impl Pump {
         self.brakes.letters.is_paused() && !self.subscription.queue.is_auto_delete()
     }
 
-    /// Only the next start ends its pause, or time.
-    pub(super) fn is_paused_for_good(&self) -> bool {
-        self.brakes.letters.kept().is_some() || self.trial.rules.is_stalled()
+    /// No handler ends its pause.
+    pub(super) fn stays_paused(&self) -> bool {
+        self.brakes.letters.given_up().is_some() || self.trial.rules.is_stalled()
     }
 
     /// What a copy needs on its way.
@@ -226,7 +226,7 @@ impl Pump {
 
     /// A message was given up where dead letters are switched off.
     pub(super) fn given_up(&mut self, what: String) {
-        if self.brakes.letters.keep(what) {
+        if self.brakes.letters.give_up(what) {
             self.is_status_due = true;
             self.brakes.by_letters.set(1.0);
         }

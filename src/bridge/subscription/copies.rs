@@ -140,47 +140,33 @@ pub(super) fn wait_after(tries: u32) -> Duration {
 
 /// Publishes until the copy is confirmed and routed, or a try fails, or the original's session is over. One that has failed
 /// before waits first.
-pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
-    let Means { lane, mut link, objects, throttle, mut phase } = means;
+pub(super) async fn store(mut copy: Copy, mut means: Means) -> Tried {
     let session = copy.load.receipt.session();
-    if copy.tries > 0 && stops_within(wait_after(copy.tries), session, (&mut link, &mut phase)).await {
+    if copy.tries > 0 && stops_within(wait_after(copy.tries), session, (&mut means.link, &mut means.phase)).await {
         return ended(copy, Fate::TooLate);
     }
     let mut is_repaired = false;
     let mut may_go = !matches!(copy.purpose, Purpose::Retry { .. });
     loop {
-        if !link.settles(session) {
+        if !means.link.settles(session) {
             return ended(copy, Fate::SessionOver);
         }
         if Instant::now() >= copy.until {
             return ended(copy, Fate::TooLate);
         }
-        if link.is_blocked() {
-            if stops_before_the_end_of_the_alarm(copy.until, (&mut link, &mut phase)).await {
-                return ended(copy, Fate::TooLate);
-            }
-            continue;
-        }
-        if !may_go {
-            tokio::select! {
-                // Not for the time after an alarm that has come meanwhile: all would go at once then.
-                () = throttle.pass() => may_go = !link.is_blocked(),
-                () = link.lost(session) => {}
-                () = tokio::time::sleep_until(copy.until) => {}
-                () = phase.reached(Phase::Drain) => return ended(copy, Fate::TooLate),
-            }
-            continue;
-        }
-        if let Err(error) = look_at_slot(&copy, &link, &objects).await {
-            return not_yet(copy, error.to_string());
+        match before_it_goes(&copy, &mut means, &mut may_go).await {
+            Turn::Go => {}
+            Turn::Again => continue,
+            Turn::Stop => return ended(copy, Fate::TooLate),
+            Turn::NotYet(problem) => return not_yet(copy, problem),
         }
         // The lane's own deadline bounds this wait.
         let publication = Publication { message: copy.message.clone(), routing: Routing::Required };
-        let problem = match lane.publish(publication).await {
+        let problem = match means.lane.publish(publication).await {
             Confirm::Stored => return ended(copy, Fate::Stored),
             Confirm::ExchangeMissing(_) | Confirm::Unroutable if !is_repaired => {
                 is_repaired = true;
-                match repair(&copy, &link, &objects).await {
+                match repair(&copy, &means.link, &means.objects).await {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),
                 }
@@ -203,13 +189,52 @@ pub(super) async fn store(mut copy: Copy, means: Means) -> Tried {
     }
 }
 
-/// Waits for the end of an alarm, but no longer than this; true = we stop. Written now, a copy would wait in the socket until
-/// it is called late, and then be stored twice. The end of the session is the end of its alarm, too.
-async fn stops_before_the_end_of_the_alarm(until: Instant, (link, phase): (&mut LinkWatch, &mut PhaseWatch)) -> bool {
+/// What comes before a copy is published.
+enum Turn {
+    /// Nothing more.
+    Go,
+    /// Something was waited for: all is to be looked at again.
+    Again,
+    /// We stop.
+    Stop,
+    /// It has no place to go to.
+    NotYet(String),
+}
+
+/// Waits for what a copy needs before it is published, but for nothing longer than its session, its lease or our own life.
+async fn before_it_goes(copy: &Copy, means: &mut Means, may_go: &mut bool) -> Turn {
+    let Means { link, objects, throttle, phase, .. } = means;
+    let session = copy.load.receipt.session();
+    if link.is_blocked() {
+        // Written now it would wait in the socket until it is called late, and then be stored twice. The end of the session is
+        // the end of its alarm, too.
+        return tokio::select! {
+            () = link.unblocked() => Turn::Again,
+            () = tokio::time::sleep_until(copy.until) => Turn::Again,
+            () = phase.reached(Phase::Drain) => Turn::Stop,
+        };
+    }
+    if is_slot_unknown(copy, link, objects) {
+        let now = link.clone();
+        return tokio::select! {
+            looked = look_at_slot(copy, &now, objects) => looked.map_or_else(|error| Turn::NotYet(error.to_string()), |()| Turn::Again),
+            () = link.lost(session) => Turn::Again,
+            () = tokio::time::sleep_until(copy.until) => Turn::Again,
+            () = phase.reached(Phase::Drain) => Turn::Stop,
+        };
+    }
+    if *may_go {
+        return Turn::Go;
+    }
     tokio::select! {
-        () = link.unblocked() => false,
-        () = tokio::time::sleep_until(until) => false,
-        () = phase.reached(Phase::Drain) => true,
+        () = throttle.pass() => {
+            // Not for the time after an alarm that has come meanwhile: all would go at once then.
+            *may_go = !link.is_blocked();
+            Turn::Again
+        }
+        () = link.lost(session) => Turn::Again,
+        () = tokio::time::sleep_until(copy.until) => Turn::Again,
+        () = phase.reached(Phase::Drain) => Turn::Stop,
     }
 }
 
@@ -251,22 +276,24 @@ fn ended(copy: Copy, fate: Fate) -> Tried {
     Tried::Ended(CopyEnd { copy, fate })
 }
 
+/// True if the slot of a copy was not looked at in this session.
+fn is_slot_unknown(copy: &Copy, link: &LinkWatch, objects: &Objects) -> bool {
+    let Repair::Slot(plan) = &copy.repair else { return false };
+    link.live().is_some_and(|live| !objects.knows_slot(&PlanOf::shared(plan), live.id))
+}
+
 /// Before its first use in a session a delay slot is compared with what it must be: one that somebody else has made otherwise
-/// would take the copy, and perhaps never send it home.
+/// would take the copy, and perhaps never send it home. Where that cannot be seen the copy goes on its way, as slots are made for
+/// whoever may not make them; and its confirm tells what else is wrong.
 async fn look_at_slot(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<(), BrokerError> {
-    let Repair::Slot(plan) = &copy.repair else { return Ok(()) };
-    let (slot, Some(live)) = (PlanOf::shared(plan), link.live()) else { return Ok(()) };
-    if objects.knows_slot(&slot, live.id) {
-        return Ok(());
-    }
     let _alone = objects.mending().await;
+    let (Repair::Slot(plan), Some(live)) = (&copy.repair, link.live()) else { return Ok(()) };
+    let slot = PlanOf::shared(plan);
     if objects.knows_slot(&slot, live.id) {
         return Ok(());
     }
-    match make_place(copy, link, objects).await {
-        // Slots were made for whoever may not make them.
-        Ok(()) | Err(BrokerError::AccessRefused { .. }) => {}
-        Err(error) => return Err(error),
+    if let Err(error @ BrokerError::Mismatch { .. }) = make_place(copy, link, objects).await {
+        return Err(error);
     }
     objects.slot_known(slot, live.id);
     Ok(())

@@ -154,8 +154,9 @@ impl Pump {
     /// Suspects go back to the queue and stay suspects: whoever gets them sees that they were delivered before.
     pub(super) fn give_back_suspects(&mut self) {
         let suspects = self.ledger.take_suspects();
-        self.crashes.amnesty = None;
         if !suspects.is_empty() {
+            // Nothing that comes now may pass for what was only on its way.
+            self.crashes.amnesty = None;
             info!(subscription = %self.subscription.name, count = suspects.len(), "suspects go back to the queue");
         }
         for load in suspects {

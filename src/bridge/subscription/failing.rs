@@ -91,7 +91,7 @@ impl Pump {
         warn!(
             subscription = %self.subscription.name, bytes = load.size.encoded,
             limit = self.subscription.delivery.message_bytes_max,
-            "a message is larger than max_message_bytes and becomes a dead letter"
+            "a message is larger than max_message_bytes and is given up"
         );
         self.give_up_unseen(load, DeadLetterCause::MessageTooLarge);
     }

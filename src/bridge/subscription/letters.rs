@@ -1,4 +1,5 @@
-//! When dead letters that cannot be stored pause their subscription: each attempt would only add to what waits.
+//! When dead letters pause their subscription: they cannot be stored, and each attempt would only add to what waits; or there are
+//! none, and what is given up would come again and again.
 
 /// Tries in vain, of all letters together and with none stored in between, that pause it.
 const FAILURES: u32 = 10;
@@ -13,7 +14,7 @@ pub(super) struct Letters {
     /// Why the last one was not stored; `Some` = paused.
     paused: Option<String>,
     /// What was given up first where letters are switched off; `Some` = paused for good.
-    kept: Option<String>,
+    given_up: Option<String>,
 }
 
 impl Letters {
@@ -39,9 +40,9 @@ impl Letters {
     }
 
     /// A message was given up, and there are no letters; true if nothing was before.
-    pub(super) fn keep(&mut self, what: String) -> bool {
-        let is_first = self.kept.is_none();
-        self.kept.get_or_insert(what);
+    pub(super) fn give_up(&mut self, what: String) -> bool {
+        let is_first = self.given_up.is_none();
+        self.given_up.get_or_insert(what);
         is_first
     }
 
@@ -51,13 +52,13 @@ impl Letters {
     }
 
     /// Why nothing is consumed: a message was given up.
-    pub(super) fn kept(&self) -> Option<&str> {
-        self.kept.as_deref()
+    pub(super) fn given_up(&self) -> Option<&str> {
+        self.given_up.as_deref()
     }
 
     /// True if nothing is consumed.
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.is_some() || self.kept.is_some()
+        self.paused.is_some() || self.given_up.is_some()
     }
 }
 

@@ -102,7 +102,7 @@ pub struct AttachRequest {
 /// Which results a handler wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Results {
-    /// What did not take effect, and retries that became dead letters.
+    /// What did not take effect, and verdicts that became another.
     Failures,
     /// Every one, after the broker has it.
     All,

@@ -1,11 +1,15 @@
 //! What the broker may send ahead: what the windows take, and less where little is known of what comes.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::pump::Pump;
 use crate::broker::Prefetch;
 use crate::domain::giving_up::GUARD_MARGIN;
 use crate::domain::subscription::QueueType;
+use crate::domain::topology;
 use crate::domain::window;
 
 /// What the broker may send ahead.
@@ -31,10 +35,14 @@ enum Danger {
     /// Nothing has arrived yet that this process has outlived.
     #[default]
     Unknown,
-    /// What arrived last has come back so often that its queue will soon give it up.
-    NearLimit,
+    /// Something has come back so often that its queue will soon give it up; the last time at this moment.
+    NearLimit(Instant),
     None,
 }
+
+/// After the last message near the limit the queue is consumed one by one for so long: others like it may follow, and each change
+/// of the prefetch costs those that are on their way a return.
+const NEAR_LIMIT_LASTS: Duration = Duration::from_secs(10);
 
 impl Care {
     /// Its prefetch is less than the windows take.
@@ -81,24 +89,31 @@ impl Pump {
     /// The next message may end this process. With the process everything that was sent ahead comes back, and a
     /// queue that counts would give up all of it together with the culprit: so that comes alone.
     fn may_be_deadly(&self) -> bool {
-        let is_counted = self.subscription.queue.queue_type != Some(QueueType::Classic);
-        is_counted && self.care.danger != Danger::None
+        topology::queue_type(&self.subscription.queue) == QueueType::Quorum && self.care.danger != Danger::None
     }
 
     /// Messages have arrived; one of them has come back so often.
     pub(super) fn note_returns(&mut self, returns: u32) {
         let limit = self.delivery_limit();
-        let was_near = self.care.danger == Danger::NearLimit;
         let is_near = returns > 0 && limit > 0 && returns.saturating_add(GUARD_MARGIN) >= limit;
-        self.care.danger = if is_near { Danger::NearLimit } else { Danger::None };
+        let was_near = matches!(self.care.danger, Danger::NearLimit(_));
+        let is_over = match self.care.danger {
+            Danger::NearLimit(at) => at.elapsed() >= NEAR_LIMIT_LASTS,
+            Danger::Unknown | Danger::None => true,
+        };
+        if is_near {
+            self.care.danger = Danger::NearLimit(Instant::now());
+        } else if is_over {
+            self.care.danger = Danger::None;
+        }
         let (subscription, queue) = (&self.subscription.name, &self.subscription.queue.name);
         if is_near && !was_near {
             warn!(
                 %subscription, %queue, returns, limit,
-                "a message has come back so often that its queue will soon give it up; until it is settled, the queue is \
-                 consumed one by one, in case it is what ends Sidebus each time"
+                "a message has come back so often that its queue will soon give it up; until it is settled, and ten seconds \
+                 longer, the queue is consumed one by one, in case it is what ends Sidebus each time"
             );
-        } else if was_near && !is_near {
+        } else if was_near && !is_near && is_over {
             info!(%subscription, %queue, "nothing that comes is near the limit of the queue: it is consumed as before");
         }
     }

@@ -1,4 +1,5 @@
-//! What goes back to its queue uncounted: held if a handler released it, and copied before the queue's own limit.
+//! What goes back to its queue uncounted: held if it would come again at once, because a handler released it or no copy can be
+//! made of it, and copied before the queue's own limit.
 //!
 //! Below RabbitMQ 4.3 every requeue counts against a quorum queue's delivery limit, and beyond it the message is
 //! dead-lettered, or dropped where no target is: 21 releases destroyed a message (measured).
@@ -62,9 +63,13 @@ impl Releases {
 
     /// How long this one is held. Another sidecar may have released it too: then the broker knows better.
     fn hold(&mut self, seen: &Seen) -> Duration {
-        let (now, print) = (Instant::now().into_std(), Print::loose(&seen.message, seen.record.attempt()));
-        let before = self.before.count(now, &print).max(seen.delivery_count);
-        self.before.add(now, print);
+        let mut before = seen.delivery_count;
+        // One without an id may be any of those that look like it.
+        if let Some(print) = Print::of(&seen.message, seen.record.attempt()) {
+            let now = Instant::now().into_std();
+            before = before.max(self.before.count(now, &print));
+            self.before.add(now, print);
+        }
         HOLD_MIN.saturating_mul(2_u32.saturating_pow(before)).min(HOLD_MAX)
     }
 }

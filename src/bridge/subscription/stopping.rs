@@ -62,8 +62,10 @@ impl Pump {
             && self.releases.is_empty()
             && self.crashes.is_empty()
             && self.ledger.waiting_count() == 0;
-        // One that is paused until the next start stays with its pause: the next handler would only run into the same.
-        let is_unused = self.kept == Kept::WhileUsed && self.was_used && !self.is_paused_for_good();
+        // One that stays paused stays with its pause: the next handler would only run into the same. Not where the queue goes.
+        let queue = &self.subscription.queue;
+        let stays = self.stays_paused() && !queue.is_auto_delete() && !queue.is_exclusive();
+        let is_unused = self.kept == Kept::WhileUsed && self.was_used && !stays;
         phase >= Phase::Close || (is_empty && (phase >= Phase::Drain || is_unused))
     }
 }

@@ -34,7 +34,6 @@ fn what_is_not_said_is_quorum_and_durable_and_says_nothing() {
     let (queue, findings) = resolve(QueueKeys::default());
     assert_eq!((topology::queue_type(&queue), queue.is_durable(), findings), (QueueType::Quorum, true, Vec::new()));
     let keys = QueueKeys {
-        message_ttl: Some(Duration::from_secs(1)),
         max_length: Some(1),
         max_length_bytes: Some(1),
         single_active_consumer: Some(true),
@@ -141,6 +140,8 @@ fn what_works_and_may_surprise_is_a_warning() {
     assert_eq!(warnings(QueueKeys { auto_delete: Some(true), ..QueueKeys::default() }), ["auto_delete"]);
     assert!(warnings(QueueKeys { max_priority: Some(10), ..QueueKeys::default() }).is_empty());
     assert_eq!(warnings(QueueKeys { max_priority: Some(11), ..QueueKeys::default() }), ["max_priority"]);
+    let second = Some(Duration::from_secs(1));
+    assert_eq!(warnings(QueueKeys { message_ttl: second, ..QueueKeys::default() }), ["message_ttl"]);
     assert_eq!(warnings(drop_head(QueueKeys::default())), ["overflow"]);
     assert_eq!(warnings(argument("x-delivery-limit", Value::Int64(5))), ["arguments.x-delivery-limit"]);
     assert_eq!(warnings(argument("x-overflow", Value::text("reject-publish-dlx"))), ["arguments.x-overflow"]);

@@ -87,6 +87,7 @@ fn pairs(
     add("retry.jitter", is.jitter.to_string(), asked.jitter.to_string());
     add("retry.crash_limit", is.crash_limit.to_string(), asked.crash_limit.to_string());
     let (is, asked) = (&configured.dead_letter, &wanted.dead_letter);
+    add("dead_letter.enabled", is.is_enabled.to_string(), asked.is_enabled.to_string());
     add("dead_letter.scope", is.scope.as_str().to_owned(), asked.scope.as_str().to_owned());
     add("dead_letter.exchange", is.exchange.to_string(), asked.exchange.to_string());
     add("dead_letter.queue", is.letters().to_string(), asked.letters().to_string());

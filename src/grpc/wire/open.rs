@@ -64,7 +64,7 @@ pub struct BatchTerms {
 /// Which settlement results are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultMode {
-    /// What did not take effect, and retries that became dead letters.
+    /// What did not take effect, and verdicts that became another.
     Failures,
     /// Every one, after the broker has it.
     All,

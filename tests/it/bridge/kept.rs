@@ -8,7 +8,7 @@ use sidebus::domain::subscription::{DeadLetterSettings, DeliverySettings, QueueT
 use sidebus::domain::verdict::Verdict;
 use sidebus::runtime::Phase;
 
-use super::bench::{Bench, Handler, bodies, broker, dead_letter, ids, pass, subscription};
+use super::bench::{Bench, Handler, bodies, broker, dead_letter, ids, pass, subscription, until};
 
 fn without_letters(change: impl Fn(&mut Subscription)) -> Subscription {
     let mut work = subscription("work", "#");
@@ -63,10 +63,16 @@ async fn what_a_handler_gives_up_goes_back_and_after_the_next_start_all_is_there
     assert!(handler.has_nothing_more());
     bench.depth_becomes("work", 2, 0).await;
     bench.depth_becomes("dlq", 0, 0).await;
-    // Neither a new handler nor a new session changes that.
+    // Neither a new session nor a new handler changes that.
+    let session = || bench.bridge.link.live().map(|live| live.id);
+    let before = session();
     bench.broker.faults().break_sessions("cut");
+    until("another session", || session().is_some_and(|id| Some(id) != before)).await;
     let mut other = bench.join(2).await;
     assert!(paused(&mut other).await.0.starts_with("message \"a\" was given up"));
+    pass(Duration::from_mins(5)).await;
+    assert!(other.has_nothing_more());
+    bench.depth_becomes("work", 2, 0).await;
     drop(handler);
     stopped(&mut bench).await;
 

@@ -127,12 +127,13 @@ async fn names_have_one_prefix_and_labels_are_closed_sets() {
         ("version", &[env!("CARGO_PKG_VERSION")][..]),
         ("subscription", &["work"]),
         ("exchange", &["angzarr.events"]),
-        ("result", &["stored", "unroutable"]),
+        ("result", &["stored", "unroutable", "failed", "dropped", "impossible"]),
         ("verdict", &["ack", "retry", "dead_letter", "release"]),
         ("source", &["handler", "deadline", "sidecar"]),
         ("role", &["publish", "settle"]),
         ("attempt", &["1", "2", "3_5", "6_up"]),
         ("cause", &["rejected_by_handler", "max_attempts", "settle_timeout", "expired"]),
+        ("purpose", &["retry", "wait", "dead_letter", "release"]),
         (
             "reason",
             &[

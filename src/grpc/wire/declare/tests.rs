@@ -334,6 +334,11 @@ fn only_named_keys_differ_from_the_settings() {
 
     assert_eq!(difference(v1::SubscriptionSpec { prefetch_count: 11, ..spec() }), told("prefetch_count", "10", "11"));
     assert_eq!(difference(v1::SubscriptionSpec { exclusive: true, ..spec() }), told("exclusive", "false", "true"));
+    let without_letters = v1::DeadLetterPolicy { enabled: Some(false), ..Default::default() };
+    assert_eq!(
+        difference(v1::SubscriptionSpec { dead_letter: Some(without_letters), ..spec() }),
+        told("dead_letter.enabled", "true", "false")
+    );
     assert_eq!(
         difference(v1::SubscriptionSpec { bindings: vec![binding("", "hand.#")], ..spec() }),
         told("bindings", "angzarr.events/#", "angzarr.events/hand.#")
