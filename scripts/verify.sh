@@ -10,14 +10,14 @@ step() {
     printf '== %s s\n' "$((SECONDS - started))"
 }
 
-# Tests wait for brokers, processes and clocks more than they work, so more of them run at once than there are cores.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
-
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo clippy --locked --all-targets --no-default-features -- -D warnings
-# Unit tests, integration tests and doc tests.
-step cargo test --locked
+# Unit tests, integration tests and doc tests. Those of `bus_amqp` wait for brokers, processes and clocks more than they work, so
+# more of them run at once than there are cores.
+step cargo test --locked --test bus_amqp -- --test-threads "$((2 * $(nproc)))"
+step cargo test --locked --lib --bins --examples --test it --test chaos
+step cargo test --locked --doc
 step env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 if command -v cargo-deny >/dev/null; then
     # The licences of every platform's crates are looked at, so all must be there. Advisories need the network; see deny.toml.
