@@ -96,7 +96,7 @@ async fn of_a_stream_of_100_000_each_message_has_its_own_outcome_and_the_queue_h
     assert!(confirmed.iter().copied().eq(with(|fate| fate == Fate::Stored)), "{} confirmed", confirmed.len());
     let amqp = scene.amqp().await;
     amqp.wait_for_depth(&work, u32::try_from(confirmed.len()).expect("a count")).await;
-    let kept = amqp.numbers(&work).await;
+    let kept = amqp.drain(&work).await;
     assert!(kept.iter().map(|it| i64::try_from(*it).expect("a number")).eq(confirmed), "{} are there", kept.len());
     assert_eq!(amqp.numbers(&full).await, [0]);
 }

@@ -101,6 +101,11 @@ impl Scene {
     }
 }
 
+/// The number that is a body.
+fn number_of(body: &[u8]) -> usize {
+    std::str::from_utf8(body).ok().and_then(|text| text.parse().ok()).expect("a number")
+}
+
 /// A bare connection with one channel.
 #[derive(Debug)]
 pub(crate) struct Amqp {
@@ -157,8 +162,17 @@ impl Amqp {
         until(&format!("a message in {queue}"), get).await
     }
 
-    /// Takes all numbered messages off a queue for good; answers them in its order.
+    /// Takes all numbered messages off a queue for good.
     pub(crate) async fn numbers(&self, queue: &str) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        for _ in 0..self.depth(queue).await.expect("the queue is there") {
+            numbers.push(number_of(&self.get(queue).await.delivery.data));
+        }
+        numbers
+    }
+
+    /// The same for very many, of a queue to which nobody publishes any more: what came later would be lost.
+    pub(crate) async fn drain(&self, queue: &str) -> Vec<usize> {
         let count = usize::try_from(self.depth(queue).await.expect("the queue is there")).expect("a count");
         let channel = self.connection.create_channel().await.expect("a channel");
         let options = BasicConsumeOptions { no_local: false, no_ack: true, exclusive: true, nowait: false };
@@ -167,8 +181,7 @@ impl Amqp {
         let mut numbers = Vec::with_capacity(count);
         while numbers.len() < count {
             let next = timeout(PATIENCE, arrivals.next()).await.expect("in time").expect("there are more");
-            let body = next.expect("a delivery").data;
-            numbers.push(std::str::from_utf8(&body).ok().and_then(|text| text.parse().ok()).expect("a number"));
+            numbers.push(number_of(&next.expect("a delivery").data));
         }
         channel.close(200, "done".into()).await.expect("it closes");
         numbers
