@@ -14,6 +14,9 @@ use crate::domain::name::SubscriptionName;
 use crate::domain::topology::{Plan, Step, TopologyMode};
 use crate::telemetry::metrics;
 
+mod slots;
+pub(super) use slots::Slots;
+
 /// Queues that are remembered as seen; of further ones nobody notices that they were made again.
 const SEEN_MAX: usize = 10_000;
 
@@ -77,6 +80,7 @@ pub(super) struct Objects(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    slots: Mutex<Slots>,
     /// Rings when a plan does not fit any more.
     trouble: Notify,
     /// Rings when everything has to be looked at.
@@ -95,8 +99,6 @@ struct State {
     seen: HashSet<String>,
     /// The newest session in which a plan was told to be ready; plans of configured subscriptions and of what all share.
     told: BTreeMap<PlanOf, SessionId>,
-    /// The newest session in which a delay slot was found to be one.
-    slots: BTreeMap<PlanOf, SessionId>,
     /// What does not fit, by whose plan it stops.
     troubles: BTreeMap<PlanOf, Trouble>,
     /// Of subscriptions that have ended: who comes again with the same is not told anew.
@@ -168,14 +170,9 @@ impl Objects {
         self.state().told.insert(owner.clone(), session) != Some(session)
     }
 
-    /// True if a delay slot was looked at in this session.
-    pub(super) fn knows_slot(&self, slot: &PlanOf, session: SessionId) -> bool {
-        self.state().slots.get(slot).is_some_and(|known| *known >= session)
-    }
-
-    /// A delay slot was looked at and is one, or cannot be looked at.
-    pub(super) fn slot_known(&self, slot: PlanOf, session: SessionId) {
-        self.state().slots.insert(slot, session);
+    /// What is known of the delay slots.
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what a part of a plan has found and made, which says nothing of the whole.

@@ -165,6 +165,24 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+impl Plan {
+    /// The same with each binding taken away before it is made. RabbitMQ 4.3.6 can have a binding that routes nothing, after
+    /// an exchange or a binding has gone under load (measured): to make it once more changes nothing then.
+    #[must_use]
+    pub fn bound_anew(&self) -> Self {
+        let steps = self.steps.iter().flat_map(|step| {
+            let before = match step {
+                Step::Bind { queue, exclusive, binding } => {
+                    Some(Step::Unbind { queue: queue.clone(), exclusive: *exclusive, binding: binding.clone() })
+                }
+                Step::Exchange(_) | Step::Queue(_) | Step::Unbind { .. } => None,
+            };
+            before.into_iter().chain([step.clone()])
+        });
+        Self { mode: self.mode, steps: steps.collect() }
+    }
+}
+
 /// What every sidecar of the vhost shares: the exchange for events and the dead letters.
 pub fn shared(mode: TopologyMode, events: Exchange, others: &[Exchange], dead_letter: &DeadLetterSettings) -> Plan {
     let mut steps = vec![Step::Exchange(events)];

@@ -279,7 +279,7 @@ fn ended(copy: Copy, fate: Fate) -> Tried {
 /// True if the slot of a copy was not looked at in this session.
 fn is_slot_unknown(copy: &Copy, link: &LinkWatch, objects: &Objects) -> bool {
     let Repair::Slot(plan) = &copy.repair else { return false };
-    link.live().is_some_and(|live| !objects.knows_slot(&PlanOf::shared(plan), live.id))
+    link.live().is_some_and(|live| !objects.slots().knows(&PlanOf::shared(plan), live.id))
 }
 
 /// Before its first use in a session a delay slot is compared with what it must be: one that somebody else has made otherwise
@@ -289,13 +289,13 @@ async fn look_at_slot(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Resul
     let _alone = objects.mending().await;
     let (Repair::Slot(plan), Some(live)) = (&copy.repair, link.live()) else { return Ok(()) };
     let slot = PlanOf::shared(plan);
-    if objects.knows_slot(&slot, live.id) {
+    if objects.slots().knows(&slot, live.id) {
         return Ok(());
     }
     if let Err(error @ BrokerError::Mismatch { .. }) = make_place(copy, link, objects).await {
         return Err(error);
     }
-    objects.slot_known(slot, live.id);
+    objects.slots().note(slot, live.id);
     Ok(())
 }
 
@@ -309,9 +309,12 @@ async fn make_place(copy: &Copy, link: &LinkWatch, objects: &Objects) -> Result<
     let Some(live) = link.live() else { return Err(link.now().why_down()) };
     let findings = match &copy.repair {
         Repair::Slot(plan) => {
-            let findings = live.session.apply(Arc::clone(plan)).await?;
+            let slot = PlanOf::shared(plan);
+            let is_stubborn = copy.tries > 0 && objects.slots().bind_anew(&slot);
+            let wanted = if is_stubborn { Arc::new(plan.bound_anew()) } else { Arc::clone(plan) };
+            let findings = live.session.apply(wanted).await?;
             // A slot that does not fit is told with the copy that waits for it: nobody else looks at it again.
-            objects.made(&PlanOf::shared(plan), live.id, plan, &findings);
+            objects.made(&slot, live.id, plan, &findings);
             findings
         }
         Repair::Own(owner, wish) => {
