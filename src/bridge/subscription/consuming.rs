@@ -295,12 +295,15 @@ impl Pump {
                 let is_step = !wanted.is_careful || before == 1 || wanted.prefetch.get() / 4 >= before;
                 let grows = wanted.prefetch > active.prefetch;
                 let steps_up = self.care.is_careful() && grows;
-                let is_needed = is_step || self.ledger.held_count() + self.releases.count() > 0;
+                let idle = self.ledger.held_count() + self.releases.count();
+                let is_needed = is_step || idle > 0;
+                // What no handler works on has all of it: nothing else would come.
+                let is_starved = grows && idle >= usize::from(before);
                 if grows && !is_needed {
                     // On a queue that trickles each small step would be one consumer more.
                     return;
                 }
-                if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step) {
+                if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step || is_starved) {
                     self.care.changes(wanted.is_careful, steps_up);
                     if !grows {
                         self.pardon_unseen();

@@ -85,6 +85,10 @@ impl Pump {
     /// What would come back at once goes back after a while, each time a longer one.
     pub(super) fn release_later(&mut self, load: Load, id: Option<DeliveryId>, cause: (VerdictKind, Source)) {
         let until = Instant::now() + self.releases.hold(&load.seen);
+        if let Some(id) = id {
+            // Nobody works on it, and it must not keep other messages from its handler.
+            self.ledger.set_aside(id);
+        }
         self.releases.held.push(Held { until, load, id, cause });
         self.release_due();
     }

@@ -135,7 +135,7 @@ impl<L> Ledger<L> {
         stream.begin(now, id, (arrived, suspicion));
         let clock = stream.terms.settle_timeout;
         let state = State::Working(load);
-        self.open.insert(id, Open { stream: stream_id, size, arrived, suspicion, clock, state });
+        self.open.insert(id, Open { stream: stream_id, size, arrived, suspicion, clock, state, is_aside: false });
     }
 
     pub(super) fn wait_last(&mut self, item: Waiting<L>) {

@@ -17,6 +17,7 @@ enum Step {
     Dispatch,
     Verdict(u8, VerdictKind),
     Settled(u8),
+    SetAside(u8),
     Extend(u8, u16),
     Observe(u8),
     TakeBack(u8),
@@ -41,6 +42,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Dispatch),
         6 => (any::<u8>(), kind).prop_map(|(pick, kind)| Step::Verdict(pick, kind)),
         6 => any::<u8>().prop_map(Step::Settled),
+        2 => any::<u8>().prop_map(Step::SetAside),
         1 => (any::<u8>(), any::<u16>()).prop_map(|(pick, seconds)| Step::Extend(pick, seconds)),
         1 => (0_u8..8).prop_map(Step::Observe),
         1 => any::<u8>().prop_map(Step::TakeBack),
@@ -67,6 +69,8 @@ struct Model {
     waiting: Vec<u32>,
     /// Held by whom, and whether that is being settled.
     held: BTreeMap<i64, (StreamId, u32, bool)>,
+    /// Of these, what no window counts.
+    aside: BTreeSet<i64>,
     ended: usize,
     /// Windows in messages of the streams that are connected; whether they leave.
     streams: BTreeMap<StreamId, (u32, bool)>,
@@ -75,8 +79,9 @@ struct Model {
 impl Model {
     /// Messages and bytes that a stream's window counts.
     fn window(&self, stream: StreamId) -> (u32, u64) {
-        let held = self.held.values().filter(|(holder, ..)| *holder == stream);
-        held.fold((0, 0), |(count, bytes), (_, load, _)| (count + 1, bytes + self.bodies[*load as usize]))
+        let counts = |id: &i64, holder: StreamId| holder == stream && !self.aside.contains(id);
+        let held = self.held.iter().filter(|(id, (holder, ..))| counts(id, *holder));
+        held.fold((0, 0), |(count, bytes), (_, (_, load, _))| (count + 1, bytes + self.bodies[*load as usize]))
     }
 
     fn grant(&mut self, stream: StreamId, id: DeliveryId, load: u32) -> TestCaseResult {
@@ -118,6 +123,7 @@ impl Model {
 
     fn end(&mut self, id: i64) {
         self.held.remove(&id);
+        self.aside.remove(&id);
         self.ended += 1;
     }
 
@@ -186,6 +192,12 @@ impl Pair {
                 if let Some(id) = model.picked(pick, true) {
                     ledger.settled(DeliveryId(id), Outcome::Acked);
                     model.end(id);
+                }
+            }
+            Step::SetAside(pick) => {
+                if let Some(id) = model.picked(pick, true) {
+                    ledger.set_aside(DeliveryId(id));
+                    model.aside.insert(id);
                 }
             }
             Step::Extend(pick, seconds) => {

@@ -45,6 +45,8 @@ struct Open<L> {
     suspicion: Suspicion,
     clock: Duration,
     state: State<L>,
+    /// It takes no room in a window any more.
+    is_aside: bool,
 }
 
 #[derive(Debug)]
@@ -211,11 +213,23 @@ impl<L> Ledger<L> {
         }
     }
 
+    /// What a handler gave back is held before it goes: meanwhile it takes no room in the window. Its end is told with `settled`.
+    pub fn set_aside(&mut self, id: DeliveryId) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        if !std::mem::replace(&mut open.is_aside, true)
+            && let Some(stream) = self.streams.get_mut(&open.stream)
+        {
+            stream.window.free(open.size.body);
+        }
+    }
+
     /// What was to be done about a delivery is done, or has failed for good. Frees the window; answers who held it.
     pub fn settled(&mut self, id: DeliveryId, outcome: Outcome) -> Option<StreamId> {
         let open = self.open.remove(&id)?;
         let stream = self.streams.get_mut(&open.stream)?;
-        stream.window.free(open.size.body);
+        if !open.is_aside {
+            stream.window.free(open.size.body);
+        }
         let ending = match open.state {
             State::Settling(kind) => Ending::Settled(kind, outcome),
             State::Revoked => Ending::Expired,

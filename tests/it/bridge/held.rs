@@ -152,6 +152,33 @@ async fn each_release_of_a_message_is_held_twice_as_long_where_no_queue_counts()
     bench.depth_becomes("work", 0, 0).await;
 }
 
+/// failures.md H14.
+#[tokio::test(start_paused = true)]
+async fn releases_that_are_held_keep_no_other_message_from_their_handler() {
+    let bench = Bench::start();
+    let mut handler = bench.join(1).await;
+    let numbers: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let begun = tokio::time::Instant::now();
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let got = handler.receive(1).await;
+        let is_new = !seen.contains(&bodies(&got)[0]);
+        // Each is released at first, and once more where it comes again before all others were there.
+        handler.say(&ids(&got), Verdict::Release).await;
+        if is_new {
+            seen.extend(bodies(&got));
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // The stream ends when its handler leaves, although releases are held; they go back all the same.
+    assert!(handler.attached.voice.say(Said { leave: true, ..Said::default() }).await);
+    let left = tokio::time::Instant::now();
+    while handler.next().await.is_ok() {}
+    assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
+    bench.depth_becomes("work", 10, 0).await;
+}
+
 /// The work queue as somebody else has made it: with a limit of its own, and no place for what it gives up.
 fn limited(limit: i64) -> Step {
     let arguments = Headers::from([

@@ -17,6 +17,8 @@ use super::{Identity, URL_VARIABLE, prefix};
 const START_DEADLINE: Duration = Duration::from_mins(2);
 const START_TRIES: usize = 3;
 const POLL: Duration = Duration::from_millis(50);
+/// Of the broker's log, after a failed test.
+const SHOWN_LINES: usize = 60;
 const PLAIN_SETTINGS: &str = "loopback_users.guest = false\nlog.console.level = warning\n";
 /// Waits for the end of its input, which is the end of the process that holds the other side, then kills and cleans.
 const WATCHDOG: &str = r#"read -r _; for f in "$0"/*.pid; do kill -9 "$(cat "$f")"; done 2>/dev/null; rm -rf "$0""#;
@@ -118,7 +120,7 @@ impl BrokerHandle {
 
     async fn restart_or_log(&mut self) -> Result<(), String> {
         let log = self.folder.join("broker.log");
-        let output = fs::File::create(&log).expect("a log file");
+        let output = fs::File::options().create(true).append(true).open(&log).expect("a log file");
         let mut command =
             detached(self.server.script("rabbitmq-server"), ["-noinput"], &self.folder.join("broker.pid"));
         self.surround(&mut command);
@@ -231,7 +233,16 @@ impl BrokerHandle {
 }
 
 impl Drop for BrokerHandle {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its broker said")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.join("broker.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- the broker said last:\n{}\n---",
+                lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+            );
+        }
         let processes = self.broker.iter_mut().chain([&mut self.epmd]);
         for process in processes {
             // Either may have ended already.
