@@ -1,15 +1,13 @@
 //! Handlers, sidecars and brokers that die: everything confirmed is handled, and nothing is charged to a message.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use sidebus::grpc::proto::sidebus::v1;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::support::handler::{Handler, number};
+use crate::support::handler::{Shared, number};
 use crate::support::nodes;
 use crate::support::process::Process;
 use crate::support::scene::{Scene, Sidecar};
@@ -205,25 +203,6 @@ async fn a_handler_that_never_answers_does_not_keep_a_sidecar_from_ending() {
         .await;
 }
 
-/// Takes and acks whatever comes, until all handlers together have so many; answers the numbers.
-async fn share(handler: &mut Handler, taken: &Cell<usize>, enough: &Semaphore, goal: usize) -> Vec<usize> {
-    let mut own = Vec::new();
-    loop {
-        tokio::select! {
-            () = handler.take_frame() => {}
-            _ = enough.acquire() => return own,
-        }
-        assert!(handler.ended.is_none(), "{:?}", handler.ended);
-        let deliveries = handler.take_deliveries();
-        handler.ack(&deliveries).await;
-        own.extend(deliveries.iter().map(number));
-        taken.set(taken.get() + deliveries.len());
-        if taken.get() >= goal {
-            enough.close();
-        }
-    }
-}
-
 /// failures.md S1 and H10.
 #[tokio::test]
 async fn two_sidecars_share_a_queue_and_one_finishes_what_the_other_held_when_it_was_killed() {
@@ -234,13 +213,10 @@ async fn two_sidecars_share_a_queue_and_one_finishes_what_the_other_held_when_it
     for handler in [&mut one, &mut other] {
         handler.state(v1::SubscriptionState::Active, 0).await;
     }
-    let (taken, enough) = (Cell::new(0), Semaphore::new(0));
+    let work = Shared::of(2_000);
     let publisher = first.publisher().await;
-    let (by_one, by_other, ()) = tokio::join!(
-        share(&mut one, &taken, &enough, 2_000),
-        share(&mut other, &taken, &enough, 2_000),
-        publisher.publish_numbers(0..2_000),
-    );
+    let (by_one, by_other, ()) =
+        tokio::join!(one.share(&work, number), other.share(&work, number), publisher.publish_numbers(0..2_000),);
     assert!(!by_one.is_empty() && !by_other.is_empty(), "both work: {} and {}", by_one.len(), by_other.len());
     let all: BTreeSet<usize> = by_one.iter().chain(&by_other).copied().collect();
     assert!(all.into_iter().eq(0..2_000));

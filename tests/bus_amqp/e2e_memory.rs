@@ -2,17 +2,15 @@
 //!
 //! Each test prints what it has measured.
 
-use std::cell::Cell;
 use std::process::Command;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use sidebus::grpc::proto::sidebus::v1;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::support::handler::Handler;
+use crate::support::handler::{Handler, Shared};
 use crate::support::process::Process;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
@@ -97,25 +95,6 @@ async fn until_its_window_is_full(sidecar: &Sidecar) {
     until("its window is full", async || held().await.filter(|held| *held >= 100.0)).await;
 }
 
-/// Takes and acks whatever comes until all together have so many; answers its own share.
-async fn share(handler: &mut Handler, done: &Cell<usize>, enough: &Semaphore, goal: usize) -> usize {
-    let mut own = 0;
-    loop {
-        tokio::select! {
-            () = handler.take_frame() => {}
-            _ = enough.acquire() => return own,
-        }
-        assert!(handler.ended.is_none(), "{:?}", handler.ended);
-        let deliveries = handler.take_deliveries();
-        handler.ack(&deliveries).await;
-        own += deliveries.len();
-        done.set(done.get() + deliveries.len());
-        if done.get() >= goal {
-            enough.close();
-        }
-    }
-}
-
 /// failures.md H5: two streams of one connection, as clients have them; what one of them does not read is in the way of none.
 #[tokio::test]
 async fn a_stream_that_is_not_read_leaves_the_others_of_its_connection_their_share() {
@@ -129,12 +108,10 @@ async fn a_stream_that_is_not_read_leaves_the_others_of_its_connection_their_sha
     let mut beside = Handler::open(connection, Handler::of("work")).await;
     // On a connection of its own: both feel alike whatever else the machine does.
     let mut apart = sidecar.handler().await;
-    let (done, enough) = (Cell::new(0), Semaphore::new(0));
-    let (by_beside, by_apart, ()) = tokio::join!(
-        share(&mut beside, &done, &enough, COUNT),
-        share(&mut apart, &done, &enough, COUNT),
-        store(&scene, COUNT, SMALL),
-    );
+    let work = Shared::of(COUNT);
+    let (by_beside, by_apart, ()) =
+        tokio::join!(beside.share(&work, |_| ()), apart.share(&work, |_| ()), store(&scene, COUNT, SMALL),);
+    let (by_beside, by_apart) = (by_beside.len(), by_apart.len());
     println!("{by_beside} messages of 64 KiB beside a stream that is not read, {by_apart} apart from it");
     assert!(by_beside >= COUNT / 3, "{by_beside} and {by_apart}");
 

@@ -1,17 +1,33 @@
 //! A handler as the tests want it: generated stubs, every frame kept until a test asks for it.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::consumer_service_client::ConsumerServiceClient;
 use sidebus::grpc::proto::sidebus::v1::settlement::Verdict;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::wait::PATIENCE;
+
+/// Work that several handlers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    goal: usize,
+    taken: Cell<usize>,
+    enough: Semaphore,
+}
+
+impl Shared {
+    /// So many deliveries.
+    pub(crate) fn of(goal: usize) -> Self {
+        Self { goal, taken: Cell::new(0), enough: Semaphore::new(0) }
+    }
+}
 
 /// An open `Subscribe` stream.
 #[derive(Debug)]
@@ -123,6 +139,25 @@ impl Handler {
             taken.push(delivery);
         }
         taken
+    }
+
+    /// Takes and acks whatever comes until the work is done; answers its own share, each delivery as `what` shows it.
+    pub(crate) async fn share<T>(&mut self, work: &Shared, what: impl Fn(&v1::Delivery) -> T) -> Vec<T> {
+        let mut own = Vec::new();
+        loop {
+            tokio::select! {
+                () = self.take_frame() => {}
+                _ = work.enough.acquire() => return own,
+            }
+            assert!(self.ended.is_none(), "{:?}", self.ended);
+            let deliveries = self.take_deliveries();
+            self.ack(&deliveries).await;
+            own.extend(deliveries.iter().map(&what));
+            work.taken.set(work.taken.get() + deliveries.len());
+            if work.taken.get() >= work.goal {
+                work.enough.close();
+            }
+        }
     }
 
     /// Deliveries that have come and were not asked for yet.
