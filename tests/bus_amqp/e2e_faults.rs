@@ -83,13 +83,14 @@ async fn with_all_results_an_ack_is_told_when_the_broker_has_read_it_and_not_bef
 /// failures.md L3.
 #[tokio::test]
 async fn a_link_that_falls_silent_is_given_up_within_two_heartbeats_of_the_settings() {
-    a_silent_link_is_given_up_within(Duration::from_secs(4 + 4), "?heartbeat=2").await;
+    a_silent_link_is_given_up_within(Duration::from_secs(4 + 2), "?heartbeat=2").await;
 }
 
 /// failures.md L3.
 #[tokio::test]
-async fn a_link_that_falls_silent_is_given_up_within_25_seconds_by_default() {
-    a_silent_link_is_given_up_within(Duration::from_secs(25), "").await;
+async fn a_link_that_falls_silent_is_given_up_within_20_seconds_by_default() {
+    // And two for a busy machine.
+    a_silent_link_is_given_up_within(Duration::from_secs(20 + 2), "").await;
 }
 
 /// The numbers whose confirm is lost. The others were not sent, and nothing else was said of any.

@@ -47,7 +47,12 @@ pub(super) const KEYS: &[Key] = &[
     )
     .default("2000")
     .hint("2000 is what a quorum queue hands out at most"),
-    key("bus.amqp.heartbeat", HEARTBEAT, "half-open links are noticed within twice this").default("10s"),
+    key(
+        "bus.amqp.heartbeat",
+        HEARTBEAT,
+        "half-open links are noticed within twice this, 2.5 s at least; the broker is asked for four fifths of it",
+    )
+    .default("10s"),
     key("bus.amqp.preflight_timeout", WAIT, "our own probe: TCP, TLS, greeting").default("5s"),
     key("bus.amqp.connect_timeout", WAIT, "connect and login").default("10s"),
     key("bus.amqp.operation_timeout", WAIT, "any other wait on the broker").default("10s"),

@@ -139,7 +139,8 @@ impl BrokerHandle {
     }
 
     async fn is_up(&self) -> bool {
-        let mut is_up = greets(self.port).await;
+        let name = self.node_name.split('@').next().expect("a name before the host");
+        let mut is_up = greets(self.port, name).await;
         for port in &self.late_ports {
             is_up = is_up && TcpStream::connect(("127.0.0.1", *port)).await.is_ok();
         }
@@ -270,13 +271,21 @@ fn command(call: Vec<OsString>) -> Command {
     command
 }
 
-/// True if something on the port answers the protocol header of AMQP 0-9-1.
-async fn greets(port: u16) -> bool {
+/// True if the node of this name answers on the port. Another broker may have taken it while ours was away and would pass for ours,
+/// with empty queues. Each tells its name, as that of its cluster, before anybody logs in.
+async fn greets(port: u16, name: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
     if stream.write_all(b"AMQP\x00\x00\x09\x01").await.is_err() {
         return false;
     }
-    let mut first = [0_u8; 1];
-    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut first)).await;
-    matches!(read, Ok(Ok(_))) && first == [1]
+    let mut greeting = Vec::new();
+    let named = async {
+        while stream.read_buf(&mut greeting).await.is_ok_and(|count| count > 0) {
+            if greeting.windows(name.len()).any(|window| window == name.as_bytes()) {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(Duration::from_secs(5), named).await.unwrap_or(false)
 }
