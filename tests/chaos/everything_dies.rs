@@ -1,13 +1,12 @@
 //! One run with every accident: handlers, the sidecar and the broker are killed and restarted while 100,000 messages pass.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
-use crate::relentless::{Relentless, Tally};
+use crate::relentless::{self, AHEAD, Progress, Relentless, Tally};
 use crate::support::examples::{handled, python, rust_handler};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
@@ -33,8 +32,8 @@ struct Cast {
     in_rust: [Process; 2],
     dead: Vec<Process>,
     begun: Instant,
-    /// What the publisher goes by.
-    handled: Rc<Cell<usize>>,
+    /// What the publisher goes by, and tells.
+    progress: Rc<Progress>,
 }
 
 fn port(sidecar: &Sidecar) -> u16 {
@@ -62,7 +61,7 @@ impl Cast {
             in_rust,
             dead: Vec::new(),
             begun: Instant::now(),
-            handled: Rc::default(),
+            progress: Rc::default(),
         }
     }
 
@@ -81,11 +80,20 @@ impl Cast {
 
     async fn reach(&self, count: usize, then: &str) {
         let enough = async || {
-            self.handled.set(self.handled_count());
-            (self.handled.get() >= count).then_some(())
+            let handled = self.handled_count();
+            self.progress.handled.set(handled);
+            (handled >= count).then_some(())
         };
         until_within(LONG, &format!("{count} are handled, before {then}"), enough).await;
         println!("{:6.1} s, {:6} handled: {then}", self.begun.elapsed().as_secs_f64(), self.handled_count());
+    }
+
+    /// Lets the publisher run ahead, and waits until much of what it has sent is without an answer: it may just have stood still, and
+    /// then nothing would be cut off in the middle.
+    async fn be_publishing(&self) {
+        self.progress.handled.set(self.handled_count() + AHEAD);
+        let is_publishing = async || (self.progress.unanswered.get() > relentless::WINDOW / 2).then_some(());
+        until_within(LONG, "much is published and unanswered", is_publishing).await;
     }
 
     async fn sidecar_again(&mut self) {
@@ -102,10 +110,12 @@ impl Cast {
         self.dead.push(std::mem::replace(&mut self.in_rust[0], another));
 
         self.reach(MESSAGES / 4, "the sidecar is killed").await;
+        self.be_publishing().await;
         self.sidecar.process.kill().await;
         self.sidecar_again().await;
 
         self.reach(MESSAGES * 2 / 5, "the broker is killed").await;
+        self.be_publishing().await;
         self.node.kill();
         self.node.restart().await;
 
@@ -122,7 +132,7 @@ impl Cast {
         self.node.ctl(&["stop_app"]).await;
         self.node.ctl(&["start_app"]).await;
 
-        self.handled.set(usize::MAX);
+        self.progress.handled.set(usize::MAX);
         // One handler; the sidecar; the broker; one handler; nobody; the broker.
         WINDOW + all + all + WINDOW + all
     }
@@ -185,7 +195,7 @@ async fn of_100_000_messages_in_a_classic_queue_each_confirmed_one_is_handled_wh
 async fn everything_dies(queue_type: &str) {
     let mut cast = Cast::on(queue_type).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", cast.endpoint())).expect("an address");
-    let publisher = Relentless::new(endpoint.connect_lazy(), MESSAGES, Rc::clone(&cast.handled));
+    let publisher = Relentless::new(endpoint.connect_lazy(), MESSAGES, Rc::clone(&cast.progress));
     let (tally, within) = tokio::join!(publisher.publish_all(), cast.accidents());
     let begun = cast.begun;
     let times = cast.end().await;

@@ -16,10 +16,10 @@ use v1::PublishFailureKind as Kind;
 use crate::support::publisher::numbered;
 
 /// Unanswered messages of its own.
-const WINDOW: usize = 2_000;
+pub(crate) const WINDOW: usize = 2_000;
 const FRAME: usize = 64;
 /// Confirmed messages that nobody has handled: it goes with the handlers, so that no accident finds it done.
-const AHEAD: usize = 5_000;
+pub(crate) const AHEAD: usize = 5_000;
 /// Between two looks at how far the handlers are.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two tries to open a stream, and two looks at a publisher that has nothing to send.
@@ -37,14 +37,22 @@ pub(crate) struct Tally {
     pub(crate) broken: (usize, usize),
 }
 
+/// What the publisher and whoever causes accidents tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Messages that are handled.
+    pub(crate) handled: Cell<usize>,
+    /// Messages that are sent and have no answer.
+    pub(crate) unanswered: Cell<usize>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Relentless {
     client: PublisherServiceClient<Channel>,
     todo: VecDeque<usize>,
     tally: Tally,
-    /// Messages that are handled.
-    handled: Rc<Cell<usize>>,
+    progress: Rc<Progress>,
 }
 
 /// One stream while it lasts.
@@ -57,9 +65,9 @@ struct Stream {
 }
 
 impl Relentless {
-    pub(crate) fn new(channel: Channel, messages: usize, handled: Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(channel: Channel, messages: usize, progress: Rc<Progress>) -> Self {
         let tally = Tally { copies: vec![0; messages], ..Tally::default() };
-        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally, handled }
+        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally, progress }
     }
 
     /// Publishes until all is confirmed.
@@ -72,6 +80,7 @@ impl Relentless {
             let Ok(answer) = self.client.publish_stream(ReceiverStream::new(outgoing)).await else { continue };
             let mut stream = Stream { requests, next: 1, out: BTreeMap::new(), is_active: false };
             self.serve(&mut stream, answer.into_inner()).await;
+            self.progress.unanswered.set(0);
             if !stream.out.is_empty() {
                 self.tally.broken.0 += 1;
                 self.tally.broken.1 += stream.out.len();
@@ -99,6 +108,7 @@ impl Relentless {
                 });
                 place.send(v1::PublishStreamRequest { open: None, items: items.collect() });
             }
+            self.progress.unanswered.set(stream.out.len());
             let has_more = self.may_send(stream);
             let frame = tokio::select! {
                 frame = answers.message() => frame,
@@ -112,7 +122,7 @@ impl Relentless {
     }
 
     fn may_send(&self, stream: &Stream) -> bool {
-        let ahead = (self.tally.confirmed + stream.out.len()).saturating_sub(self.handled.get());
+        let ahead = (self.tally.confirmed + stream.out.len()).saturating_sub(self.progress.handled.get());
         stream.is_active && stream.out.len() < WINDOW && ahead < AHEAD && !self.todo.is_empty()
     }
 
