@@ -153,12 +153,14 @@ mod tests {
     /// failures.md S4.
     #[tokio::test]
     async fn a_panic_of_a_needed_task_is_told_and_of_a_stream_is_not() {
-        let tasks = Tasks::default();
-        tasks.spawn(TaskKind::Stream, "s", async { panic!("only a peer") });
-        tasks.spawn(TaskKind::Lane, "l", async { panic!("all of us") });
-        let failure = tasks.failure().await;
-        assert_eq!((failure.task.as_str(), failure.text.as_str()), ("lane l", "all of us"));
-        assert!(tasks.all_ended(Duration::from_secs(5)).await);
+        for kind in [TaskKind::Keeper, TaskKind::Subscription, TaskKind::Lane, TaskKind::Server] {
+            let tasks = Tasks::default();
+            tasks.spawn(TaskKind::Stream, "s", async { panic!("only a peer") });
+            tasks.spawn(kind, "l", async { panic!("all of us") });
+            let failure = tasks.failure().await;
+            assert_eq!((failure.task, failure.text.as_str()), (format!("{} l", kind.as_str()), "all of us"));
+            assert!(tasks.all_ended(Duration::from_secs(5)).await);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -218,7 +218,7 @@ async fn a_stream_that_breaks_the_protocol_is_answered_and_ended() {
 }
 
 #[tokio::test]
-async fn a_window_below_one_frame_holds_the_caller_back_and_refuses_nothing() {
+async fn a_window_below_one_frame_or_one_body_refuses_nothing() {
     let window = "[bus.amqp.publish]\nwindow = 3\nwindow_bytes = \"2KiB\"\n[limits]\npublishes_in_flight = 2\n";
     let sidecar = Sidecar::start(&format!("{WORK}{window}")).await;
     let mut producer = Producer::open(&sidecar).await;
