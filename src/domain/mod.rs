@@ -22,6 +22,7 @@ pub mod masking;
 pub mod message;
 pub mod name;
 pub mod pace;
+pub mod prefetch;
 pub mod probation;
 pub mod queue_keys;
 pub mod queue_rules;

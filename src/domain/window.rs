@@ -86,13 +86,6 @@ impl Window {
     }
 }
 
-/// What the broker may send ahead: the sum of the effective windows, at most the cap; `None` = nobody wants anything.
-pub fn prefetch(windows: impl Iterator<Item = u32>, cap: u16) -> Option<u16> {
-    let sum: u64 = windows.map(u64::from).sum();
-    let capped = sum.min(u64::from(cap));
-    u16::try_from(capped).ok().filter(|count| *count > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -122,14 +115,6 @@ mod tests {
         assert!(!window.accepts(1));
         window.free(1);
         assert!(window.accepts(1));
-    }
-
-    #[test]
-    fn prefetch_is_the_capped_sum_of_the_effective_windows() {
-        assert_eq!(prefetch([100, 0, 50].into_iter(), 2_000), Some(150));
-        assert_eq!(prefetch([100].into_iter(), 20), Some(20));
-        assert_eq!(prefetch([0].into_iter(), 20), None);
-        assert_eq!(prefetch([u32::MAX; 3].into_iter(), u16::MAX), Some(u16::MAX));
     }
 
     #[test]

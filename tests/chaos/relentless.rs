@@ -1,4 +1,5 @@
-//! A publisher that gives up nothing: what is not confirmed is sent again, by a new stream if need be, until it is.
+//! A publisher that gives up nothing: what is not confirmed is sent again, by a new stream if need be, until it is. The body
+//! of each copy is its own number, so that what is handled tells which copy it was.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,12 +26,31 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two tries to open a stream, and two looks at a publisher that has nothing to send.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
+/// What the publisher knows of a copy of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It is stored.
+    Confirmed,
+    /// Nobody has said, or can say, whether it is stored.
+    Unknown,
+    /// It is not, and never will be.
+    NotStored,
+}
+
+/// A message that was sent, for the first time or again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copy {
+    /// Which message it is.
+    pub(crate) number: usize,
+    pub(crate) answer: Answer,
+}
+
 /// What it knows of its messages.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) confirmed: usize,
-    /// How often each may have been stored: confirmed, or sent without an answer that says otherwise.
-    pub(crate) copies: Vec<usize>,
+    /// Each copy, at the number that is its body.
+    pub(crate) copies: Vec<Copy>,
     /// Answers that were no confirm, by their kind.
     pub(crate) failures: BTreeMap<&'static str, usize>,
     /// Streams that broke, and messages that had no answer then.
@@ -50,6 +70,7 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 pub(crate) struct Relentless {
     client: PublisherServiceClient<Channel>,
+    messages: usize,
     todo: VecDeque<usize>,
     tally: Tally,
     progress: Rc<Progress>,
@@ -59,22 +80,22 @@ pub(crate) struct Relentless {
 struct Stream {
     requests: mpsc::Sender<v1::PublishStreamRequest>,
     next: i64,
-    /// What has no answer, by its sequence.
+    /// The copies that have no answer, by their sequence.
     out: BTreeMap<i64, usize>,
     is_active: bool,
 }
 
 impl Relentless {
     pub(crate) fn new(channel: Channel, messages: usize, progress: Rc<Progress>) -> Self {
-        let tally = Tally { copies: vec![0; messages], ..Tally::default() };
-        Self { client: PublisherServiceClient::new(channel), todo: (0..messages).collect(), tally, progress }
+        let (client, todo) = (PublisherServiceClient::new(channel), (0..messages).collect());
+        Self { client, messages, todo, tally: Tally::default(), progress }
     }
 
     /// Publishes until all is confirmed.
     pub(crate) async fn publish_all(mut self) -> Tally {
         let mut tries = interval(TRY_EVERY);
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.tally.confirmed < self.tally.copies.len() {
+        while self.tally.confirmed < self.messages {
             tries.tick().await;
             let (requests, outgoing) = mpsc::channel(4);
             let Ok(answer) = self.client.publish_stream(ReceiverStream::new(outgoing)).await else { continue };
@@ -85,10 +106,7 @@ impl Relentless {
                 self.tally.broken.0 += 1;
                 self.tally.broken.1 += stream.out.len();
             }
-            for number in stream.out.into_values() {
-                self.tally.copies[number] += 1;
-                self.todo.push_back(number);
-            }
+            self.todo.extend(stream.out.into_values().map(|copy| self.tally.copies[copy].number));
         }
         self.tally
     }
@@ -96,15 +114,18 @@ impl Relentless {
     /// Until all is confirmed, or the stream breaks.
     async fn serve(&mut self, stream: &mut Stream, mut answers: tonic::Streaming<v1::PublishStreamResponse>) {
         let mut looks = interval(LOOK_EVERY);
-        while self.tally.confirmed < self.tally.copies.len() {
+        while self.tally.confirmed < self.messages {
             while self.may_send(stream) {
                 let Ok(place) = stream.requests.try_reserve() else { break };
                 let numbers: Vec<usize> = self.todo.drain(..FRAME.min(self.todo.len())).collect();
                 let items = numbers.into_iter().map(|number| {
                     let sequence = stream.next;
                     stream.next += 1;
-                    stream.out.insert(sequence, number);
-                    v1::PublishItem { sequence, message: Some(numbered(number)) }
+                    let copy = self.tally.copies.len();
+                    self.tally.copies.push(Copy { number, answer: Answer::Unknown });
+                    stream.out.insert(sequence, copy);
+                    let message = v1::Message { body: copy.to_string().into(), ..numbered(number) };
+                    v1::PublishItem { sequence, message: Some(message) }
                 });
                 place.send(v1::PublishStreamRequest { open: None, items: items.collect() });
             }
@@ -131,18 +152,19 @@ impl Relentless {
             stream.is_active = frame.state() == v1::PublisherState::Active;
         }
         for sequence in frame.confirmed_sequences {
-            let number = stream.out.remove(&sequence).expect("each sequence is answered once");
-            self.tally.copies[number] += 1;
+            let copy = stream.out.remove(&sequence).expect("each sequence is answered once");
+            self.tally.copies[copy].answer = Answer::Confirmed;
             self.tally.confirmed += 1;
         }
         for failure in frame.failures {
-            let number = stream.out.remove(&failure.sequence).expect("each sequence is answered once");
+            let copy = stream.out.remove(&failure.sequence).expect("each sequence is answered once");
             assert!(failure.retryable, "{failure:?}");
-            if matches!(failure.kind(), Kind::ConfirmLost | Kind::ConfirmTimeout | Kind::Rejected) {
-                self.tally.copies[number] += 1;
+            // Of several queues one may have refused it and another have taken it.
+            if !matches!(failure.kind(), Kind::ConfirmLost | Kind::ConfirmTimeout | Kind::Rejected) {
+                self.tally.copies[copy].answer = Answer::NotStored;
             }
             *self.tally.failures.entry(failure.kind().as_str_name()).or_default() += 1;
-            self.todo.push_back(number);
+            self.todo.push_back(self.tally.copies[copy].number);
         }
     }
 }

@@ -142,10 +142,15 @@ impl Play {
     }
 
     async fn ask(&mut self, lane: usize, messages: usize) -> Vec<oneshot::Receiver<Confirm>> {
+        let ids = (self.asked..self.asked + messages).map(|id| id.to_string());
+        self.asked += messages;
+        self.ask_with(lane, ids).await
+    }
+
+    async fn ask_with(&self, lane: usize, ids: impl IntoIterator<Item = String>) -> Vec<oneshot::Receiver<Confirm>> {
         let mut answers = Vec::new();
-        for _ in 0..messages {
-            self.asked += 1;
-            let properties = Properties { message_id: Some(self.asked.to_string()), ..Properties::default() };
+        for id in ids {
+            let properties = Properties { message_id: Some(id), ..Properties::default() };
             let exchange = ExchangeName::from_broker("events");
             let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
             let publication = Publication { message, routing: Routing::Required };
@@ -196,6 +201,25 @@ async fn a_batch_overlaps_another_when_few_are_out_or_many_wait() {
     assert_eq!(play.written(), [128], "enough of them do not wait any longer, in how many calls they ever came");
     play.answer(2, Confirm::Stored).await;
     assert_eq!(known(&mut answers), vec![Confirm::Stored; 276]);
+}
+
+/// The broker names a returned message by its id alone.
+#[tokio::test(start_paused = true)]
+async fn a_message_waits_while_another_of_its_id_is_out_and_what_is_behind_it_keeps_its_place() {
+    let play = Play::begin(None, 1);
+    play.up(1);
+    let mut answers = play.ask_with(0, ["a", "b", "a", "c", "c"].map(str::to_owned)).await;
+    assert_eq!(play.written(), [2]);
+    answers.extend(play.ask_with(0, ["d".to_owned()]).await);
+    assert_eq!(play.written(), [0; 0], "a new id, and yet not before those that came before it");
+    play.answer(1, Confirm::Unroutable).await;
+    assert_eq!(known(&mut answers), [Confirm::Unroutable, Confirm::Unroutable]);
+    assert_eq!(play.written(), [2]);
+    play.answer(1, Confirm::Lost).await;
+    assert_eq!(known(&mut answers), [Confirm::Lost, Confirm::Lost]);
+    assert_eq!(play.written(), [2], "an id is free again whatever became of its message");
+    play.answer(1, Confirm::Stored).await;
+    assert_eq!(known(&mut answers), [Confirm::Stored, Confirm::Stored]);
 }
 
 /// failures.md P9.

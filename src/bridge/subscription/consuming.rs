@@ -63,8 +63,7 @@ impl Pump {
             self.pardon_unseen();
             self.settling.retire(former);
         }
-        let (arrivals, prefetch) = (started.arrivals, started.prefetch);
-        self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
+        self.intake = Intake::Active(Active::new(started.arrivals, channel, started.prefetch));
     }
 
     fn arrived(&mut self, batch: Vec<Incoming>) {
@@ -101,7 +100,7 @@ impl Pump {
             self.note_returns(returns_max);
         }
         // More than the broker sends ahead now: it came over the consumer before this one.
-        let sent_ahead = self.intake.prefetch().map_or(usize::MAX, |prefetch| usize::from(prefetch.get()));
+        let sent_ahead = self.intake.prefetch().map_or(usize::MAX, usize::from);
         // Suspects came over an earlier one.
         if self.ledger.waiting_count() - self.ledger.suspects_waiting() > sent_ahead {
             self.shed();
@@ -120,7 +119,7 @@ impl Pump {
             (Err(error), _) => self.consumer_failed(error),
             (Ok(_), Some(prefetch)) => {
                 self.metrics.prefetch.set(f64::from(prefetch.get()));
-                self.intake = Intake::Active(Active { arrivals, channel, prefetch, prefetch_due: None });
+                self.intake = Intake::Active(Active::new(arrivals, channel, prefetch));
                 // The broker counts for each consumer: what the old one was sent does not count against the new one, so
                 // without this every change would add a whole prefetch to what waits here. After a step of a careful
                 // beginning that is less than a window, of bodies of a known size: not worth a second way through the broker.
@@ -291,9 +290,9 @@ impl Pump {
             (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() && !self.trial.is_alone => {}
             (Intake::Active(active), Some(wanted)) => {
                 // Each step is worth its round trips: the first or the last one, or four times as much.
-                let before = active.prefetch.get();
+                let before = active.prefetch.told();
                 let is_step = !wanted.is_careful || before == 1 || wanted.prefetch.get() / 4 >= before;
-                let grows = wanted.prefetch > active.prefetch;
+                let grows = wanted.prefetch.get() > before;
                 let steps_up = self.care.is_careful() && grows;
                 let idle = self.ledger.held_count() + self.releases.count();
                 let is_needed = is_step || idle > 0;
@@ -303,12 +302,13 @@ impl Pump {
                     // On a queue that trickles each small step would be one consumer more.
                     return;
                 }
-                if let Some(target) = active.follow(wanted.prefetch, steps_up && is_step || is_starved) {
+                let is_urgent = steps_up && is_step || is_starved;
+                if active.prefetch.is_told(Instant::now().into_std(), wanted.prefetch.get(), is_urgent) {
                     self.care.changes(wanted.is_careful, steps_up);
                     if !grows {
                         self.pardon_unseen();
                     }
-                    self.adjust(Some(target));
+                    self.adjust(Some(wanted.prefetch));
                 }
             }
             (Intake::Idle { .. } | Intake::Starting { .. } | Intake::Adjusting { .. }, _) => {}

@@ -11,11 +11,8 @@ use super::super::wish::Wish;
 use super::settling::Channel;
 use crate::broker::{Arrivals, BrokerError, ConsumeOptions, Findings, Incoming, Prefetch, SessionId, Settler};
 use crate::domain::name::QueueName;
+use crate::domain::prefetch::Gathering;
 
-/// Changes of the windows are gathered so long before the broker is told: each telling is three round trips.
-const PREFETCH_SETTLES: Duration = Duration::from_millis(200);
-/// A small difference is looked at again after this.
-const PREFETCH_LOOKS_AGAIN: Duration = Duration::from_secs(10);
 /// Deliveries taken from the backend at a time.
 const ROOM_MAX: usize = 1_024;
 
@@ -54,28 +51,15 @@ pub(super) enum Stage {
 pub(super) struct Active {
     pub arrivals: Box<dyn Arrivals>,
     pub channel: Channel,
-    pub prefetch: Prefetch,
-    /// When a change of the windows is told to the broker. It lives here, so that it cannot outlive the consumer: a
-    /// moment that has passed and that nobody acts on would wake the pump without end.
-    pub prefetch_due: Option<Instant>,
+    /// What the broker was told to send ahead, and when it is told a change. It lives here, so that it cannot outlive the
+    /// consumer: a moment that has passed and that nobody acts on would wake the pump without end.
+    pub prefetch: Gathering,
 }
 
 impl Active {
-    /// Follows the windows: answers a prefetch that is worth telling the broker, at once if it is urgent.
-    pub(super) fn follow(&mut self, wanted: Prefetch, is_urgent: bool) -> Option<Prefetch> {
-        if wanted == self.prefetch {
-            self.prefetch_due = None;
-            return None;
-        }
-        let now = Instant::now();
-        if now < *self.prefetch_due.get_or_insert(now + PREFETCH_SETTLES) && !is_urgent {
-            return None;
-        }
-        // Below a quarter it is not worth the round trips; the windows bound what is handed out anyway.
-        let difference = self.prefetch.get().abs_diff(wanted.get());
-        let is_worth_it = is_urgent || difference >= self.prefetch.get().div_ceil(4);
-        self.prefetch_due = (!is_worth_it).then_some(now + PREFETCH_LOOKS_AGAIN);
-        is_worth_it.then_some(wanted)
+    /// A consumer that has just been told so.
+    pub(super) fn new(arrivals: Box<dyn Arrivals>, channel: Channel, prefetch: Prefetch) -> Self {
+        Self { arrivals, channel, prefetch: Gathering::new(prefetch.get()) }
     }
 }
 
@@ -119,9 +103,9 @@ impl Intake {
     }
 
     /// What the broker may send ahead to a consumer that is served.
-    pub(super) fn prefetch(&self) -> Option<Prefetch> {
+    pub(super) fn prefetch(&self) -> Option<u16> {
         match self {
-            Self::Active(active) => Some(active.prefetch),
+            Self::Active(active) => Some(active.prefetch.told()),
             Self::Idle { .. } | Self::Starting { .. } | Self::Adjusting { .. } => None,
         }
     }
@@ -137,7 +121,7 @@ impl Intake {
     /// When the pump has to look at the windows again.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match self {
-            Self::Active(active) => active.prefetch_due,
+            Self::Active(active) => active.prefetch.due().map(Instant::from_std),
             Self::Idle { .. } | Self::Starting { .. } | Self::Adjusting { .. } => None,
         }
     }

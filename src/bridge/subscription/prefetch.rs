@@ -8,9 +8,9 @@ use tracing::{info, warn};
 use super::pump::Pump;
 use crate::broker::Prefetch;
 use crate::domain::giving_up::GUARD_MARGIN;
+use crate::domain::prefetch;
 use crate::domain::subscription::QueueType;
 use crate::domain::topology;
-use crate::domain::window;
 
 /// What the broker may send ahead.
 #[derive(Debug, Clone, Copy)]
@@ -71,14 +71,14 @@ impl Pump {
         }
         let delivery = &self.subscription.delivery;
         let cap = delivery.prefetch_max;
-        window::prefetch(self.ledger.effective_windows(), cap)?;
+        prefetch::prefetch(self.ledger.effective_windows(), cap)?;
         let idle = [self.ledger.held_count(), self.releases.count()];
         let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         if self.trial.rules.is_one_by_one() {
-            let prefetch = Prefetch::new(window::prefetch(idle.into_iter().chain([1]), cap)?);
+            let prefetch = Prefetch::new(prefetch::prefetch(idle.into_iter().chain([1]), cap)?);
             return Some(Wanted { prefetch, is_careful: false });
         }
-        let full = window::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
+        let full = prefetch::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
         let trusted = if self.may_be_deadly() { 1 } else { self.ledger.trusted(delivery.message_bytes_max) };
         let trusted = trusted.saturating_add(idle.map(u64::from).iter().sum());
         let trusted = u16::try_from(trusted).unwrap_or(u16::MAX);
