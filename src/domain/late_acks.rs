@@ -182,8 +182,11 @@ mod tests {
         for other in [print("2", "a", 0), print("1", "b", 0), print("1", "a", 1)] {
             assert!(!memory.recognises(now, &other), "{other:?}");
         }
-        let elsewhere = Message { routing_key: "a.c".to_owned(), ..message("1", "a") };
-        assert!(!memory.recognises(now, &Print::of(&elsewhere, 0).unwrap()));
+        let keyed = Message { routing_key: "a.c".to_owned(), ..message("1", "a") };
+        let elsewhere = Message { exchange: ExchangeName::parse("others").unwrap(), ..message("1", "a") };
+        for other in [keyed, elsewhere] {
+            assert!(!memory.recognises(now, &Print::of(&other, 0).unwrap()), "{other:?}");
+        }
         assert!(memory.recognises(now, &print("1", "a", 0)));
         assert!(!memory.recognises(now, &print("1", "a", 0)), "once for each time that it was done");
         assert!(!memory.knows_any());

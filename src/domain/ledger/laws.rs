@@ -8,6 +8,10 @@ use proptest::test_runner::TestCaseResult;
 use super::tests::{LEASE, size, terms};
 use super::*;
 
+mod clocks;
+
+use clocks::Clocks;
+
 /// Window in bytes of every stream.
 const BYTES: u64 = 3_000;
 
@@ -43,11 +47,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (any::<u8>(), kind).prop_map(|(pick, kind)| Step::Verdict(pick, kind)),
         6 => any::<u8>().prop_map(Step::Settled),
         2 => any::<u8>().prop_map(Step::SetAside),
-        1 => (any::<u8>(), any::<u16>()).prop_map(|(pick, seconds)| Step::Extend(pick, seconds)),
+        2 => (any::<u8>(), 0_u16..2_000).prop_map(|(pick, seconds)| Step::Extend(pick, seconds)),
         1 => (0_u8..8).prop_map(Step::Observe),
         1 => any::<u8>().prop_map(Step::TakeBack),
         1 => Just(Step::Shed),
-        2 => any::<u16>().prop_map(Step::Pass),
+        1 => (0_u16..2_000).prop_map(Step::Pass),
+        2 => (0_u16..90).prop_map(Step::Pass),
         2 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Attach(stream, window)),
         1 => (0_u8..8, 0_u32..5).prop_map(|(stream, window)| Step::Resize(stream, window)),
         1 => (0_u8..8).prop_map(Step::Leave),
@@ -72,6 +77,7 @@ struct Model {
     /// Of these, what no window counts.
     aside: BTreeSet<i64>,
     ended: usize,
+    clocks: Clocks,
     /// Windows in messages of the streams that are connected; whether they leave.
     streams: BTreeMap<StreamId, (u32, bool)>,
 }
@@ -202,9 +208,9 @@ impl Pair {
             }
             Step::Extend(pick, seconds) => {
                 if let Some(id) = model.picked(pick, false) {
-                    let (stream, ..) = model.held[&id];
-                    let outcome = ledger.extend(*now, stream, DeliveryId(id), Duration::from_secs(seconds.into()));
-                    prop_assert_eq!(outcome, Outcome::Extended);
+                    let ((stream, ..), timeout) = (model.held[&id], Duration::from_secs(seconds.into()));
+                    prop_assert_eq!(ledger.extend(*now, stream, DeliveryId(id), timeout), Outcome::Extended);
+                    model.clocks.extend(*now, stream, id, timeout);
                 }
             }
             Step::Observe(stream) => {
@@ -224,9 +230,11 @@ impl Pair {
                 }
             }
             Step::Pass(seconds) => {
-                *now += Duration::from_secs(u64::from(seconds) % 2_000);
+                *now += Duration::from_secs(seconds.into());
+                let mut expected = model.clocks.due(*now, &model.held, &model.arrived);
                 for due in ledger.due(*now) {
                     if let Some((stream, id)) = due.holder {
+                        prop_assert_eq!(expected.remove(&id.0), Some(due.clock));
                         let held = model.held.insert(id.0, (stream, due.load, true));
                         prop_assert_eq!(held, Some((stream, due.load, false)));
                     } else {
@@ -234,12 +242,11 @@ impl Pair {
                         model.ended += 1;
                     }
                 }
-                let wake = ledger.next_wake();
-                prop_assert!(wake.is_none_or(|wake| wake > *now), "what is due has been taken out");
+                prop_assert!(expected.is_empty(), "{:?} are due as well", expected);
+                prop_assert!(ledger.next_wake().is_none_or(|wake| wake > *now), "what is due has been taken out");
                 for (_, load, _) in model.held.values().filter(|(.., settling)| !settling) {
                     let limit = model.arrived[*load as usize] + LEASE.saturating_sub(LEASE_MARGIN);
                     prop_assert!(limit > *now, "nobody keeps anything beyond its lease");
-                    prop_assert!(wake.is_some_and(|wake| wake <= limit), "and that will be seen in time");
                 }
             }
             Step::Attach(stream, window) => {
@@ -307,6 +314,10 @@ proptest! {
         let mut pair = Pair { ledger, model, now, next: 0, used };
         for step in steps {
             pair.step(step)?;
+            pair.model.clocks.follow(pair.now, &pair.model.held);
+            if let Some(next) = pair.model.clocks.next(&pair.model.held, &pair.model.arrived) {
+                prop_assert!(pair.ledger.next_wake().is_some_and(|wake| wake <= next), "it is seen in time");
+            }
             pair.model.agrees(&pair.ledger)?;
         }
     }

@@ -60,6 +60,29 @@ async fn what_is_acked_after_its_session_was_lost_is_acked_again_and_handed_out_
     assert_eq!(bodies(&handler.receive(1).await), ["a"]);
 }
 
+/// What was done never comes again here, and its memory stays: an equal message that was never handed out is another one.
+#[tokio::test(start_paused = true)]
+async fn an_equal_message_that_was_never_handed_out_before_is_handled_while_one_is_remembered_as_done() {
+    let bench = Bench::start();
+    bench.publish(&["a"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(1).await;
+    bench.broker.faults().refuse_connects(refused());
+    bench.broker.faults().break_sessions("cut");
+    handler.find(|frame| frame.revocations.first().cloned()).await;
+    handler.ack(&ids(&got)).await;
+    handler.find(|frame| frame.results.first().cloned()).await;
+    assert!(bench.broker.faults().delete_queue(&queue("work")));
+    bench.broker.faults().accept_connects();
+
+    until("the queue", || bench.broker.faults().depth(&queue("work")).is_some()).await;
+    bench.publish(&["a"]).await;
+    let again = handler.receive(1).await;
+    assert!(bodies(&again) == ["a"] && !again[0].redelivered);
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
+
 /// failures.md M6.
 #[tokio::test(start_paused = true)]
 async fn of_two_messages_with_one_id_only_the_one_that_was_done_is_acked_again() {
