@@ -15,14 +15,16 @@ use sidebus::broker::{
 use sidebus::domain::difference::Examined;
 use sidebus::domain::name::QueueName;
 use sidebus::domain::topology::Plan;
+use sidebus::grpc::proto::sidebus::admin::v1 as admin;
+use sidebus::grpc::proto::sidebus::admin::v1::topology_service_client::TopologyServiceClient;
 use sidebus::grpc::proto::sidebus::v1;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::WORK;
 use crate::support::errors::refused;
-use crate::support::sidecar::Sidecar;
-use crate::support::words::{message, open, retry, settle};
+use crate::support::sidecar::{Sidecar, channel};
+use crate::support::words::{ack, message, open, retry, settle};
 use crate::support::{eventually, within};
 
 /// Where the bug is.
@@ -34,6 +36,8 @@ enum Part {
     Lane,
     /// The lane of copies.
     Settle,
+    /// A call that changes the topology.
+    Call,
     /// Not a bug: threads of a library that hang.
     Threads,
 }
@@ -94,7 +98,7 @@ impl Session for Trapped<Arc<dyn Session>> {
     }
 
     fn apply(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Findings, BrokerError>> {
-        self.inner.apply(plan)
+        Box::pin(async move { self.springs(Part::Call, self.inner.apply(plan)).await })
     }
 
     fn examine(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<Vec<Examined>, BrokerError>> {
@@ -144,6 +148,7 @@ impl fmt::Display for Part {
             Self::Subscription => "subscription work",
             Self::Lane => "lane publish",
             Self::Settle => "lane settle",
+            Self::Call => "none",
             Self::Threads => "broker",
         })
     }
@@ -171,7 +176,7 @@ async fn a_panic_in_any_part_that_all_need_ends_the_process_and_what_was_held_go
             }
             // The copy opens the lane.
             Part::Settle => handler.say(settle(vec![held[0].id], retry("NOT_NOW", None))).await,
-            Part::None | Part::Keeper | Part::Subscription | Part::Threads => {}
+            Part::None | Part::Keeper | Part::Subscription | Part::Call | Part::Threads => {}
         }
         let ended = sidecar.ended().await;
         let Ended::Bug(failure) = ended else { panic!("{part}: {ended:?}") };
@@ -182,6 +187,37 @@ async fn a_panic_in_any_part_that_all_need_ends_the_process_and_what_was_held_go
                 .await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_unary_call_ends_that_call_alone_and_keeps_nothing_locked() {
+    let trap = watch::Sender::new(Part::None);
+    let broker = MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 });
+    let trapped = Trapped { inner: broker.clone(), trap: trap.subscribe() };
+    let sidecar = Sidecar::start_through(Arc::new(trapped), broker, WORK).await;
+    sidecar.ready().await;
+    let mut handler = sidecar.handler(open("work")).await;
+    sidecar.publish([message("work.A", "1")]).await;
+    let held = handler.deliveries(1).await;
+    let door = channel(sidecar.addresses.admin.expect("a door for administrators").port()).await;
+    let binding = v1::Binding { routing_key: "other.#".to_owned(), ..v1::Binding::default() };
+    let bind = admin::CreateBindingRequest {
+        subscription: "work".to_owned(),
+        binding: Some(binding),
+        ..admin::CreateBindingRequest::default()
+    };
+
+    trap.send_replace(Part::Call);
+    let mut caller = TopologyServiceClient::new(door);
+    let fallen = within("the end of the call", caller.create_binding(bind.clone())).await;
+    assert_eq!(fallen.expect_err("it falls into the trap").code(), Code::Cancelled);
+    trap.send_replace(Part::None);
+
+    // The same call on the same connection: what it held is free again.
+    within("an answer", caller.create_binding(bind)).await.expect("bound");
+    handler.say(settle(vec![held[0].id], ack())).await;
+    sidecar.publish([message("other.A", "2")]).await;
+    assert_eq!(&handler.delivery().await.message.expect("a message").body[..], b"2");
 }
 
 /// The name of a producer whose reader falls into a trap.
