@@ -13,6 +13,7 @@ mod keys;
 mod letters;
 mod losses;
 mod misfits;
+mod neighbours;
 mod pipes;
 mod reconnecting;
 mod renewing;

@@ -1,0 +1,61 @@
+//! What a handler that does not work costs the others of its subscription: its window, and no time. The clock is paused, so
+//! whatever anybody waits for is seen, and how fast this machine is, is not.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bench::{Bench, Handler, ids};
+
+const MESSAGES: usize = 2_000;
+const WINDOW: u32 = 50;
+
+/// Why a handler settles nothing.
+#[derive(Debug, Clone, Copy)]
+enum Idle {
+    /// It takes what comes, and then it hangs.
+    Stuck,
+    /// It does not even read its stream.
+    Deaf,
+}
+
+/// Handles so many; answers how long they took on the paused clock.
+async fn handle(handler: &mut Handler, count: usize) -> Duration {
+    let begun = Instant::now();
+    let mut handled = 0;
+    while handled < count {
+        handler.next().await.expect("the stream goes on");
+        let got = handler.take();
+        handler.ack(&ids(&got)).await;
+        handled += got.len();
+    }
+    assert_eq!(handled, count);
+    begun.elapsed()
+}
+
+/// Messages with these numbers.
+async fn publish(bench: &Bench, range: std::ops::Range<usize>) {
+    let numbers: Vec<String> = range.map(|number| number.to_string()).collect();
+    bench.publish(&numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+/// failures.md H4 and H5.
+#[tokio::test(start_paused = true)]
+async fn beside_handlers_that_settle_nothing_another_one_handles_all_the_rest_and_waits_for_nothing() {
+    let bench = Bench::start();
+    let mut handler = bench.join(WINDOW).await;
+    let mut idle = Vec::new();
+    for kind in [Idle::Stuck, Idle::Deaf] {
+        let mut one = bench.join(WINDOW).await;
+        publish(&bench, 0..MESSAGES).await;
+        let held = WINDOW as usize;
+        if let Idle::Stuck = kind {
+            one.receive(held).await;
+        }
+        idle.push(one);
+        let beside = handle(&mut handler, MESSAGES - held).await;
+        // The prefetch follows the windows within less.
+        assert!(beside < Duration::from_millis(500), "beside one that is {kind:?}: {beside:?}");
+        bench.depth_becomes("work", 0, held * idle.len()).await;
+    }
+}
