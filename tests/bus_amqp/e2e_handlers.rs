@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use sidebus::grpc::proto::sidebus::v1;
 use tokio::time::Instant;
 
 use crate::support::examples::{handled, measuring, python, rust_handler};
-use crate::support::handler::{Handler, message};
+use crate::support::handler::{Handler, Shared, message};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::publisher::numbered;
@@ -165,5 +166,50 @@ async fn a_default_python_client_gets_what_it_can_receive_and_what_is_larger_is_
     assert!(all == expected, "each once: {} of {}", all.len(), expected.len());
     wide.leave().await;
     assert_eq!((in_python.stop().await, sidecar.process.stop().await), (Some(0), Some(0)));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
+}
+
+/// The prefetch of one sidecar has grown with each of its handlers, which is a consumer more each time; the other one has one
+/// consumer, for as many messages.
+#[tokio::test]
+async fn two_sidecars_share_a_backlog_by_their_windows_however_many_consumers_each_has() {
+    const COUNT: usize = 20_000;
+    const WINDOW: u32 = 80;
+    let scene = Scene::new().await;
+    let tables = scene.work("queue_type = \"classic\"");
+    let (mut grown, mut whole) = (scene.sidecar(&tables).await, scene.sidecar(&tables).await);
+    let open = async |sidecar: &Sidecar, messages: u32| {
+        let flow =
+            v1::FlowControl { max_in_flight_messages: i32::try_from(messages).ok(), ..v1::FlowControl::default() };
+        Handler::open(sidecar.channel().await, v1::SubscribeOpen { flow: Some(flow), ..Handler::of("work") }).await
+    };
+    let (mut single, mut first) = (open(&whole, WINDOW).await, open(&grown, WINDOW / 4).await);
+    // Both are trusted with all that their windows take once they know what comes.
+    let (known, publisher) = (Shared::of(1_000), grown.publisher().await);
+    tokio::join!(single.share(&known, |_| ()), first.share(&known, |_| ()), publisher.publish_numbers(0..1_000));
+    let prefetch = "sidebus_prefetch_messages{subscription=\"work\"}";
+    whole.metric_becomes(prefetch, f64::from(WINDOW)).await;
+    let mut several = vec![first];
+    for count in 1..=4 {
+        grown.metric_becomes(prefetch, f64::from(WINDOW / 4 * count)).await;
+        if count < 4 {
+            several.push(open(&grown, WINDOW / 4).await);
+        }
+    }
+    let (_, consumers) = scene.amqp().await.look(&scene.name("work")).await.expect("the queue is there");
+
+    let work = Shared::of(COUNT);
+    let by_several = join_all(several.iter_mut().map(|handler| handler.share(&work, |_| ())));
+    let (by_single, by_several, ()) =
+        tokio::join!(single.share(&work, |_| ()), by_several, publisher.publish_numbers(0..COUNT));
+    let (by_single, by_several) = (by_single.len(), by_several.iter().map(Vec::len).sum::<usize>());
+    println!(
+        "{consumers} consumers; {by_several} of {COUNT} by four handlers of one sidecar, {by_single} by one of the other"
+    );
+    assert!(by_single.min(by_several) >= COUNT / 5, "{by_single} and {by_several}");
+    for mut handler in several.into_iter().chain([single]) {
+        handler.leave().await;
+    }
+    assert_eq!((grown.process.stop().await, whole.process.stop().await), (Some(0), Some(0)));
     scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }

@@ -22,14 +22,14 @@ enum Idle {
 /// Handles so many; answers how long they took on the paused clock.
 async fn handle(handler: &mut Handler, count: usize) -> Duration {
     let begun = Instant::now();
-    let mut handled = 0;
-    while handled < count {
+    let mut done = 0;
+    while done < count {
         handler.next().await.expect("the stream goes on");
         let got = handler.take();
         handler.ack(&ids(&got)).await;
-        handled += got.len();
+        done += got.len();
     }
-    assert_eq!(handled, count);
+    assert_eq!(done, count);
     begun.elapsed()
 }
 

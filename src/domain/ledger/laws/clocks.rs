@@ -33,7 +33,7 @@ fn limit(arrived: Instant) -> Instant {
 
 impl Clocks {
     fn clock(&self, id: i64) -> Duration {
-        self.extended.get(&id).copied().unwrap_or(terms().settle_timeout)
+        self.extended.get(&id).copied().unwrap_or_else(|| terms().settle_timeout)
     }
 
     /// Something has happened: whichever is the oldest one now and was not before has become it now.
