@@ -64,7 +64,11 @@ pub(crate) struct Arguments {
     /// Unsettled messages that the consumer may hold, on either side.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) prefetch: u16,
-    /// Handlers that share the queue, on the side of Sidebus.
+    /// Subscriptions, each with a queue, handlers and a prefetch of its own; the job `consume` works with all of them, the others
+    /// with the first.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) subscriptions: usize,
+    /// Handlers that share a queue, on the side of Sidebus.
     #[arg(long, default_value_t = 1)]
     pub(crate) handlers: usize,
     /// Messages that a handler takes in one frame at most; 1 to 1,000.

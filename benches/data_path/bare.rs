@@ -13,7 +13,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
-use super::place::{ROUTING_KEY, Stage};
+use super::place::{Stage, Target};
 
 /// A connection and a channel of its own.
 pub(crate) async fn open(stage: &Stage) -> (Connection, Channel) {
@@ -28,16 +28,19 @@ pub(crate) struct BarePublisher {
     _connection: Connection,
     channel: Channel,
     exchange: String,
+    routing_keys: Vec<String>,
     window: usize,
 }
 
 type Unconfirmed = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 impl BarePublisher {
-    pub(crate) async fn open(stage: &Stage, window: usize) -> Self {
+    /// Publishes to these queues in turn.
+    pub(crate) async fn open(stage: &Stage, targets: &[Target], window: usize) -> Self {
         let (connection, channel) = open(stage).await;
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        Self { _connection: connection, channel, exchange: stage.exchange.clone(), window }
+        let routing_keys = targets.iter().map(|target| target.routing_key.clone()).collect();
+        Self { _connection: connection, channel, exchange: stage.exchange.clone(), routing_keys, window }
     }
 
     /// Publishes until the last is confirmed. Each call is polled once, which queues its frames in order, and awaited later.
@@ -55,11 +58,12 @@ impl BarePublisher {
     /// Begins one publish.
     pub(crate) async fn begin(&self, number: usize, body: Vec<u8>, unconfirmed: &mut Unconfirmed) {
         let (channel, exchange) = (self.channel.clone(), self.exchange.clone());
+        let key = self.routing_keys[number % self.routing_keys.len()].clone();
         let mut publish: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let id = number.to_string();
             let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id.into());
             let options = BasicPublishOptions { mandatory: true, immediate: false };
-            let written = channel.basic_publish(exchange.into(), ROUTING_KEY.into(), options, &body, properties).await;
+            let written = channel.basic_publish(exchange.into(), key.into(), options, &body, properties).await;
             let confirm = written.expect("it is written").await.expect("it is confirmed");
             assert!(matches!(confirm, Confirmation::Ack(None)), "{confirm:?}");
         });
@@ -80,11 +84,11 @@ pub(crate) struct BareConsumer {
 }
 
 impl BareConsumer {
-    pub(crate) async fn open(stage: &Stage, prefetch: u16) -> Self {
+    pub(crate) async fn open(stage: &Stage, target: &Target, prefetch: u16) -> Self {
         let (connection, channel) = open(stage).await;
         channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("a prefetch");
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = channel.basic_consume(stage.queue.as_str().into(), "".into(), options, arguments).await;
+        let consumer = channel.basic_consume(target.queue.as_str().into(), "".into(), options, arguments).await;
         let quarter = usize::from(prefetch / 4).max(1);
         Self { _connection: connection, channel, consumer: consumer.expect("a consumer"), quarter }
     }

@@ -21,16 +21,11 @@ pub(crate) struct BenchHandler {
 
 impl BenchHandler {
     /// Opens it with a window of so many messages and frames of at most so many.
-    pub(crate) async fn open(channel: Channel, window: u16, frame: usize) -> Self {
+    pub(crate) async fn open(channel: Channel, subscription: String, (window, frame): (u16, usize)) -> Self {
         let (requests, outgoing) = mpsc::channel(64);
         let flow = v1::FlowControl { max_in_flight_messages: Some(window.into()), max_in_flight_bytes: Some(1 << 30) };
         let batch = v1::BatchLimits { max_messages: i32::try_from(frame).expect("a frame"), ..Default::default() };
-        let open = v1::SubscribeOpen {
-            subscription: "work".to_owned(),
-            flow: Some(flow),
-            batch: Some(batch),
-            ..Default::default()
-        };
+        let open = v1::SubscribeOpen { subscription, flow: Some(flow), batch: Some(batch), ..Default::default() };
         let first = v1::SubscribeRequest { open: Some(open), ..Default::default() };
         requests.send(first).await.expect("room for the first frame");
         let mut client = ConsumerServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);

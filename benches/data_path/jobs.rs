@@ -47,15 +47,23 @@ async fn measured(stage: &Stage, messages: usize, work: impl Future<Output = ()>
 }
 
 async fn fill(stage: &Stage, arguments: &Arguments) {
-    let publisher = BarePublisher::open(stage, arguments.window).await;
+    let publisher = BarePublisher::open(stage, &stage.targets, arguments.window).await;
     publisher.publish((0..arguments.messages).map(|_| vec![0; arguments.body])).await;
-    stage.holds(arguments.messages).await;
+    for (target, share) in stage.shares(arguments.messages) {
+        stage.holds(target, share).await;
+    }
 }
 
 async fn consume_bare(stage: &Stage, arguments: &Arguments) -> Sample {
     fill(stage, arguments).await;
-    let mut consumer = BareConsumer::open(stage, arguments.prefetch).await;
-    let sample = measured(stage, arguments.messages, consumer.take(arguments.messages, |_| {})).await;
+    let mut consumers = Vec::new();
+    for (target, share) in stage.shares(arguments.messages) {
+        consumers.push((BareConsumer::open(stage, target, arguments.prefetch).await, share));
+    }
+    let work = async {
+        join_all(consumers.iter_mut().map(|(consumer, share)| consumer.take(*share, |_| {}))).await;
+    };
+    let sample = measured(stage, arguments.messages, work).await;
     stage.is_empty().await;
     sample
 }
@@ -64,17 +72,19 @@ async fn consume_sidebus(stage: &Stage, arguments: &Arguments) -> Sample {
     fill(stage, arguments).await;
     let (taken, all_done) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let mut channels = Vec::new();
-    for _ in 0..arguments.handlers {
-        channels.push(stage.channel().await);
+    for target in &stage.targets {
+        for _ in 0..arguments.handlers {
+            channels.push((stage.channel().await, target.subscription.clone()));
+        }
     }
     let work = async {
-        let handlers = channels.into_iter().map(|channel| {
+        let handlers = channels.into_iter().map(|(channel, subscription)| {
             let (taken, all_done) = (Arc::clone(&taken), all_done.clone());
             // Each on a task of its own, so that they use the cores.
             let window = arguments.prefetch / u16::try_from(arguments.handlers).expect("few handlers");
             let (frame, all) = (arguments.frame, arguments.messages);
             tokio::spawn(async move {
-                let handler = BenchHandler::open(channel, window.max(1), frame).await;
+                let handler = BenchHandler::open(channel, subscription, (window.max(1), frame)).await;
                 let count = move |frame: &v1::SubscribeResponse| {
                     let own = frame.deliveries.len();
                     taken.fetch_add(own, Ordering::Relaxed) + own >= all
@@ -99,7 +109,7 @@ async fn python(stage: &Stage, arguments: &Arguments, client: &str) -> Sample {
 }
 
 async fn publish_bare(stage: &Stage, arguments: &Arguments) -> Sample {
-    let publisher = BarePublisher::open(stage, arguments.window).await;
+    let publisher = BarePublisher::open(stage, &stage.targets[..1], arguments.window).await;
     let bodies = (0..arguments.messages).map(|_| vec![0; arguments.body]);
     let sample = measured(stage, arguments.messages, publisher.publish(bodies)).await;
     all_are_there(stage, arguments.messages).await;
@@ -124,7 +134,7 @@ async fn publish_unary(stage: &Stage, arguments: &Arguments) -> Sample {
 
 /// A confirm that lied would make a benchmark of nothing.
 async fn all_are_there(stage: &Stage, messages: usize) {
-    stage.holds(messages).await;
+    stage.holds(stage.first(), messages).await;
     assert_eq!(stage.purge().await, messages, "as many as were published");
 }
 
@@ -168,8 +178,8 @@ impl Pace {
 }
 
 async fn latency_bare(stage: &Stage, arguments: &Arguments) -> Sample {
-    let publisher = BarePublisher::open(stage, arguments.window).await;
-    let mut consumer = BareConsumer::open(stage, arguments.prefetch).await;
+    let publisher = BarePublisher::open(stage, &stage.targets[..1], arguments.window).await;
+    let mut consumer = BareConsumer::open(stage, stage.first(), arguments.prefetch).await;
     let (pace, mut delays) = (Pace::of(arguments), Vec::new());
     let publishing = async {
         let mut unconfirmed = FuturesUnordered::new();
@@ -192,7 +202,8 @@ async fn latency_bare(stage: &Stage, arguments: &Arguments) -> Sample {
 
 async fn latency_sidebus(stage: &Stage, arguments: &Arguments) -> Sample {
     let (publishing_channel, handling_channel) = (stage.channel().await, stage.channel().await);
-    let handler = BenchHandler::open(handling_channel, arguments.prefetch, arguments.frame).await;
+    let (subscription, limits) = (stage.first().subscription.clone(), (arguments.prefetch, arguments.frame));
+    let handler = BenchHandler::open(handling_channel, subscription, limits).await;
     let (pace, mut delays) = (Pace::of(arguments), Vec::new());
     let publishing = async {
         let mut unconfirmed = FuturesUnordered::new();

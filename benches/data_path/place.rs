@@ -12,8 +12,8 @@ use super::support::rabbitmq::{self, SharedBroker};
 use super::support::scene::{Amqp, FREE_PORTS, Scene, Sidecar};
 use super::support::wait::until;
 
-/// What messages are published with.
-pub(crate) const ROUTING_KEY: &str = "bench.Happened";
+/// What messages for the first queue are published with.
+pub(crate) const ROUTING_KEY: &str = "bench.0";
 /// A whole window of bodies fits, so that HTTP/2 is no smaller window than ours.
 const HTTP2_WINDOW_BYTES: u32 = 2 << 20;
 
@@ -23,11 +23,48 @@ pub(crate) struct Place {
     pub(crate) broker: &'static SharedBroker,
 }
 
-/// A queue of one type, and the sidecar that serves it while nobody else does.
+/// A queue and the subscription of the sidecar that consumes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) queue: String,
+    pub(crate) subscription: String,
+    pub(crate) routing_key: String,
+}
+
+impl Target {
+    fn new(scene: &Scene, number: usize) -> Self {
+        let subscription = if number == 0 { "work".to_owned() } else { format!("work-{number}") };
+        Self { queue: scene.name(&subscription), subscription, routing_key: format!("bench.{number}") }
+    }
+
+    /// Its table in the settings.
+    fn table(&self) -> String {
+        let Self { queue, subscription, routing_key } = self;
+        format!("[queues.{subscription}]\nqueue = \"{queue}\"\nbindings = [\"{routing_key}\"]\n")
+    }
+
+    /// Makes the queue.
+    async fn make(&self, amqp: &Amqp, queue_type: QueueType, exchange: &str) {
+        let mut keys = FieldTable::default();
+        keys.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.as_str().into()));
+        amqp.declare(&self.queue, keys).await;
+        let bound = amqp.channel.queue_bind(
+            self.queue.as_str().into(),
+            exchange.into(),
+            self.routing_key.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bound.await.expect("a binding");
+    }
+}
+
+/// Queues of one type, and the sidecar that serves them while nobody else does.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) queue_type: QueueType,
-    pub(crate) queue: String,
+    /// At least one.
+    pub(crate) targets: Vec<Target>,
     pub(crate) exchange: String,
     pub(crate) url: String,
     pub(crate) sidecar: Sidecar,
@@ -42,24 +79,19 @@ impl Place {
         Self { broker: rabbitmq::shared().await }
     }
 
-    /// Makes the queue, then starts a sidecar on it.
+    /// Makes the queues, then starts a sidecar on them.
     pub(crate) async fn stage(&self, queue_type: QueueType, arguments: &Arguments) -> Stage {
         let scene = Scene::on(self.broker.url());
         let amqp = scene.amqp().await;
-        let (queue, exchange) = (scene.name("work"), scene.name("events"));
+        let exchange = scene.name("events");
         amqp.exchange(&exchange, lapin::ExchangeKind::Topic).await;
-        let mut keys = FieldTable::default();
-        keys.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.as_str().into()));
-        amqp.declare(&queue, keys).await;
-        let bound = amqp.channel.queue_bind(
-            queue.as_str().into(),
-            exchange.as_str().into(),
-            "#".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bound.await.expect("a binding");
-        let settings = scene.settings(&format!("{}\n{}", arguments.settings, scene.work("")));
+        let targets: Vec<Target> =
+            (0..arguments.subscriptions.max(1)).map(|number| Target::new(&scene, number)).collect();
+        for target in &targets {
+            target.make(&amqp, queue_type, &exchange).await;
+        }
+        let tables: String = targets.iter().map(Target::table).collect();
+        let settings = scene.settings(&format!("{}\n{tables}", arguments.settings));
         let file = scene.file(&settings);
         let mut command = Command::new(&arguments.binary);
         command.args(["run", "-c"]).arg(&file);
@@ -70,7 +102,7 @@ impl Place {
         sidecar.ready().await;
         let idle_kib = sidecar.process.memory("VmRSS") / 1024;
         let broker_pid = self.broker.node.as_ref().and_then(rabbitmq::BrokerHandle::pid);
-        Stage { queue_type, queue, exchange, url: scene.url.clone(), sidecar, idle_kib, broker_pid, amqp }
+        Stage { queue_type, targets, exchange, url: scene.url.clone(), sidecar, idle_kib, broker_pid, amqp }
     }
 }
 
@@ -85,29 +117,45 @@ impl Stage {
         endpoint.connect().await.expect("the sidecar listens")
     }
 
-    /// Waits until the queue holds nothing: a job that left something was none.
-    pub(crate) async fn is_empty(&self) {
-        self.amqp.wait_for_depth(&self.queue, 0).await;
+    /// The first one, which all jobs use.
+    pub(crate) fn first(&self) -> &Target {
+        &self.targets[0]
     }
 
-    /// Waits until so many messages are ready.
-    pub(crate) async fn holds(&self, messages: usize) {
+    /// Each with its share of so many messages that go round.
+    pub(crate) fn shares(&self, messages: usize) -> impl Iterator<Item = (&Target, usize)> {
+        let count = self.targets.len();
+        self.targets.iter().enumerate().map(move |(number, target)| (target, (messages + count - 1 - number) / count))
+    }
+
+    /// Waits until no queue holds anything: a job that left something was none.
+    pub(crate) async fn is_empty(&self) {
+        for target in &self.targets {
+            self.amqp.wait_for_depth(&target.queue, 0).await;
+        }
+    }
+
+    /// Waits until so many messages are ready in a queue.
+    pub(crate) async fn holds(&self, target: &Target, messages: usize) {
         let depth = u32::try_from(messages).expect("few enough");
-        let found = async || self.amqp.depth(&self.queue).await.filter(|found| *found >= depth).map(drop);
+        let found = async || self.amqp.depth(&target.queue).await.filter(|found| *found >= depth).map(drop);
         until("the queue is filled", found).await;
     }
 
-    /// Empties the queue; answers how many messages it held.
+    /// Empties the first queue; answers how many messages it held.
     pub(crate) async fn purge(&self) -> usize {
-        let purged = self.amqp.channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await;
+        let queue = self.first().queue.as_str().into();
+        let purged = self.amqp.channel.queue_purge(queue, QueuePurgeOptions::default()).await;
         usize::try_from(purged.expect("the queue is there")).expect("few enough")
     }
 
-    /// Stops the sidecar and removes the queue.
+    /// Stops the sidecar and removes the queues.
     pub(crate) async fn leave(self) {
-        let Self { mut sidecar, amqp, queue, exchange, .. } = self;
+        let Self { mut sidecar, amqp, targets, exchange, .. } = self;
         assert_eq!(sidecar.process.stop().await, Some(0), "the sidecar stops well");
-        amqp.delete(&queue).await;
+        for target in &targets {
+            amqp.delete(&target.queue).await;
+        }
         amqp.delete_exchange(&exchange).await;
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn consume(stage: &Stage, client: &str, (messages, prefetch): (
     let clients = CLIENTS.get_or_init(async || install()).await;
     let address = if client == "sidebus" { &stage.sidecar.grpc } else { &stage.url };
     let mut command = Command::new(interpreter());
-    command.arg(own("consume.py")).args([client, address, &stage.queue]);
+    command.arg(own("consume.py")).args([client, address, &stage.first().queue]);
     command.args([messages.to_string(), prefetch.to_string()]);
     let worked = || [machine::cpu(stage.sidecar.process.pid()), stage.broker_pid.map_or(Duration::ZERO, machine::cpu)];
     let before = worked();
