@@ -73,9 +73,17 @@ impl AmqpArrivals {
         loop {
             let before = self.waiting.len();
             for consumer in &mut self.active {
-                end = end.or_else(|| take_ready(consumer, &mut self.waiting, count, context));
+                let this = take_ready(consumer, &mut self.waiting, count, context);
+                end = end.or(this);
             }
-            if end.is_some() || self.active.len() < 2 || self.waiting.len() == before {
+            if end.is_some() {
+                // All go with the first that ends, and what they hold came before.
+                for consumer in &mut self.active {
+                    take_ready(consumer, &mut self.waiting, usize::MAX, context);
+                }
+                break;
+            }
+            if self.active.len() < 2 || self.waiting.len() == before {
                 break;
             }
         }

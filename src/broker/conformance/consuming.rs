@@ -91,6 +91,30 @@ pub(super) async fn cancel_keeps_receipts_good_and_hands_out_the_untaken(lab: Ar
     }
 }
 
+/// A backend may serve a larger prefetch by several consumers: each may hold something then.
+pub(super) async fn a_cancel_after_the_prefetch_has_grown_hands_out_all_that_nobody_took(lab: Arc<dyn Lab>) {
+    let mut scene = Scene::open(lab).await;
+    for kind in Kind::BOTH {
+        let queue = scene.queue("grown", kind, &[]).await;
+        let mut tap = scene.consume(&queue, 1).await;
+        for prefetch in [4, 10] {
+            tap.arrivals.set_prefetch(Prefetch::new(prefetch)).await.expect("the prefetch rises");
+        }
+        scene.fill(&queue, 0..11).await;
+        // It is the eleventh's turn once ten are on their way to the first.
+        let mut other = scene.consume(&queue, 1).await;
+        let last = other.take(1).await;
+        assert_eq!(bodies(&last), ["10"], "{kind:?}");
+        let untaken = tap.arrivals.cancel().await.expect("the consumer is cancelled");
+        assert_eq!(bodies(&untaken), texts(0..10), "{kind:?}: in their order");
+        assert_eq!(tap.ack(untaken).await, [Settled::Applied; 10]);
+        assert_eq!(other.ack(last).await, [Settled::Applied]);
+
+        scene.cut().await;
+        scene.assert_empty(&queue).await;
+    }
+}
+
 pub(super) async fn a_deleted_queue_ends_arrivals_with_an_error(lab: Arc<dyn Lab>) {
     let mut scene = Scene::open(lab).await;
     for kind in Kind::BOTH {

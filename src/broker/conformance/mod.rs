@@ -65,6 +65,7 @@ macro_rules! __conformance_list {
             consuming::changing_the_prefetch_loses_and_doubles_nothing,
             consuming::a_lowered_prefetch_bounds_what_comes_next,
             consuming::cancel_keeps_receipts_good_and_hands_out_the_untaken,
+            consuming::a_cancel_after_the_prefetch_has_grown_hands_out_all_that_nobody_took,
             consuming::a_deleted_queue_ends_arrivals_with_an_error,
             consuming::waiting_in_vain_loses_nothing,
             consuming::a_waiting_consumer_wakes_for_what_comes,
