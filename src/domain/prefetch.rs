@@ -12,6 +12,19 @@ pub fn prefetch(windows: impl Iterator<Item = u32>, cap: u16) -> Option<u16> {
     u16::try_from(capped).ok().filter(|count| *count > 0)
 }
 
+/// How much a change is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Not now, whatever it is.
+    None,
+    /// If it is large: the windows bound what is handed out anyway.
+    Usual,
+    /// However small it is.
+    Exact,
+    /// The same, and at once.
+    Urgent,
+}
+
 /// Decides when the broker is told a change. It lives as long as what it was told last.
 #[derive(Debug)]
 pub struct Gathering {
@@ -36,17 +49,23 @@ impl Gathering {
         self.due
     }
 
-    /// Answers true when the broker is to be told `wanted` now. A difference of less than a quarter of what it knows is not
-    /// worth the round trips: the windows bound what is handed out anyway. A larger one is told [`GATHERED_FOR`] after it
-    /// began, with what is wanted then, and at once if it is urgent; an urgent one may be as small as it likes.
-    pub fn is_told(&mut self, now: Instant, wanted: u16, is_urgent: bool) -> bool {
+    /// Answers true when the broker is to be told `wanted` now. A difference of less than a quarter of what it knows is usually
+    /// not worth the round trips. What is worth them is told [`GATHERED_FOR`] after it began to be, with what is wanted then. To
+    /// be called whenever anything may have changed, also where nothing is needed: a moment that has passed and that nobody
+    /// acts on would wake its owner without end.
+    pub fn tells(&mut self, now: Instant, wanted: u16, need: Need) -> bool {
         let difference = self.told.abs_diff(wanted);
-        if difference == 0 || !is_urgent && difference < self.told.div_ceil(4) {
+        let least = match need {
+            Need::None => u16::MAX,
+            Need::Usual => self.told.div_ceil(4),
+            Need::Exact | Need::Urgent => 1,
+        };
+        if difference == 0 || difference < least {
             self.due = None;
             return false;
         }
         let due = *self.due.get_or_insert(now + GATHERED_FOR);
-        is_urgent || now >= due
+        need == Need::Urgent || now >= due
     }
 }
 
@@ -74,18 +93,18 @@ mod tests {
         let begun = begin();
         let at = |ms| begun + Duration::from_millis(ms);
         let mut gathering = Gathering::new(100);
-        assert!(!gathering.is_told(at(0), 200, false));
-        assert!(!gathering.is_told(at(199), 800, false));
+        assert!(!gathering.tells(at(0), 200, Need::Usual));
+        assert!(!gathering.tells(at(199), 800, Need::Usual));
         assert_eq!(gathering.due(), Some(at(200)), "counted from the first of them");
-        assert!(gathering.is_told(at(200), 800, false));
+        assert!(gathering.tells(at(200), 800, Need::Usual));
     }
 
     #[test]
     fn what_is_urgent_is_told_at_once_however_small_and_what_is_told_already_never() {
         let begun = begin();
         let mut gathering = Gathering::new(100);
-        assert!(gathering.is_told(begun, 101, true));
-        assert!(!gathering.is_told(begun, 100, true));
+        assert!(gathering.tells(begun, 101, Need::Urgent));
+        assert!(!gathering.tells(begun, 100, Need::Urgent));
         assert_eq!(gathering.due(), None);
     }
 
@@ -94,13 +113,13 @@ mod tests {
         let begun = begin();
         let at = |ms| begun + Duration::from_millis(ms);
         let mut gathering = Gathering::new(100);
-        assert!(!gathering.is_told(at(0), 76, false));
+        assert!(!gathering.tells(at(0), 76, Need::Usual));
         assert_eq!(gathering.due(), None, "nothing to look at again: the next change of a window asks");
-        assert!(!gathering.is_told(at(1_000), 75, false));
-        assert!(gathering.is_told(at(1_200), 75, false), "two hundred milliseconds after it was large enough");
+        assert!(!gathering.tells(at(1_000), 75, Need::Usual));
+        assert!(gathering.tells(at(1_200), 75, Need::Usual), "two hundred milliseconds after it was large enough");
         let mut alone = Gathering::new(1);
-        assert!(!alone.is_told(at(0), 2, false));
-        assert!(alone.is_told(at(200), 2, false), "of one, each difference is large");
+        assert!(!alone.tells(at(0), 2, Need::Usual));
+        assert!(alone.tells(at(200), 2, Need::Usual), "of one, each difference is large");
     }
 
     #[test]
@@ -108,42 +127,69 @@ mod tests {
         let begun = begin();
         let at = |ms| begun + Duration::from_millis(ms);
         let mut gathering = Gathering::new(100);
-        assert!(!gathering.is_told(at(0), 200, false));
-        assert!(!gathering.is_told(at(100), 100, false));
-        assert!(!gathering.is_told(at(250), 200, false), "a new change, with a new beginning");
+        assert!(!gathering.tells(at(0), 200, Need::Usual));
+        assert!(!gathering.tells(at(100), 100, Need::Usual));
+        assert!(!gathering.tells(at(250), 200, Need::Usual), "a new change, with a new beginning");
         assert_eq!(gathering.due(), Some(at(450)));
     }
 
+    #[test]
+    fn where_it_counts_each_one_is_told_after_the_same_time() {
+        let begun = begin();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut gathering = Gathering::new(100);
+        assert!(!gathering.tells(at(0), 99, Need::Exact));
+        assert!(gathering.tells(at(200), 98, Need::Exact));
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_when_it_is_due_wakes_nobody() {
+        let begun = begin();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut gathering = Gathering::new(16);
+        assert!(!gathering.tells(at(0), 33, Need::Usual));
+        assert!(!gathering.tells(at(200), 32, Need::None));
+        assert_eq!(gathering.due(), None);
+    }
+
+    fn need() -> impl Strategy<Value = Need> {
+        prop_oneof![1 => Just(Need::None), 6 => Just(Need::Usual), 1 => Just(Need::Exact), 1 => Just(Need::Urgent)]
+    }
+
     proptest! {
-        /// Whatever is wanted when: the broker never stays a quarter behind for longer than the gathering, it is told nothing
-        /// that it knows, and not told more often than once in that time.
+        /// Whatever is wanted when: the broker never stays far behind for longer than the gathering, it is told nothing that
+        /// it knows or that nobody needs, and nobody is woken for a moment that has passed.
         #[test]
-        fn the_broker_is_never_far_behind_for_long_and_never_told_more_often(
+        fn the_broker_is_never_far_behind_for_long(
             told in 1_u16..2_000,
-            steps in prop::collection::vec((0_u64..150, 1_u16..2_000), 1..200),
+            steps in prop::collection::vec((0_u64..150, 1_u16..2_000, need()), 1..200),
         ) {
             let mut now = begin();
             let mut gathering = Gathering::new(told);
-            let (mut behind_since, mut told_at): (Option<(Instant, u16)>, Option<Instant>) = (None, None);
-            for (wait, wanted) in steps {
+            let mut behind: Option<(Instant, (u16, Need))> = None;
+            for (wait, wanted, need) in steps {
                 // The owner asks again when it is due.
                 let then = now + Duration::from_millis(wait);
-                let asked = gathering.due().zip(behind_since).filter(|(due, _)| *due <= then);
+                let asked = gathering.due().zip(behind).filter(|(due, _)| *due <= then);
                 let asked = asked.map(|(due, (_, wanted))| (due, wanted));
-                for (at, wanted) in asked.into_iter().chain([(then, wanted)]) {
+                for (at, (wanted, need)) in asked.into_iter().chain([(then, (wanted, need))]) {
                     now = at;
-                    let far = gathering.told().abs_diff(wanted) >= gathering.told().div_ceil(4);
-                    if gathering.is_told(now, wanted, false) {
-                        prop_assert!(far);
-                        prop_assert!(told_at.is_none_or(|told_at| now.duration_since(told_at) >= GATHERED_FOR));
-                        (told_at, behind_since) = (Some(now), None);
+                    let difference = gathering.told().abs_diff(wanted);
+                    let is_far = match need {
+                        Need::None => false,
+                        Need::Usual => difference > 0 && difference * 4 >= gathering.told(),
+                        Need::Exact | Need::Urgent => difference > 0,
+                    };
+                    let since = behind.map_or(now, |(since, _)| since);
+                    let is_due = is_far && (need == Need::Urgent || now.duration_since(since) >= GATHERED_FOR);
+                    prop_assert_eq!(gathering.tells(now, wanted, need), is_due);
+                    if is_due {
                         gathering = Gathering::new(wanted);
                     } else {
-                        let since = behind_since.map_or(now, |(since, _)| since);
-                        behind_since = far.then_some((since, wanted));
-                        prop_assert!(!far || now.duration_since(since) < GATHERED_FOR);
-                        prop_assert_eq!(gathering.due(), far.then_some(since + GATHERED_FOR));
+                        prop_assert_eq!(gathering.due(), is_far.then_some(since + GATHERED_FOR));
+                        prop_assert!(gathering.due().is_none_or(|due| due > now));
                     }
+                    behind = (is_far && !is_due).then_some((since, (wanted, need)));
                 }
             }
         }

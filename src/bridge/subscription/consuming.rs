@@ -12,11 +12,12 @@ use super::super::outbox::{RevocationReason, StreamEnd};
 use super::intake::{Active, Adjusted, Intake, IntakeEvent, NotStarted, Stage, Started};
 use super::prefetch::Wanted;
 use super::pump::{Load, Pump};
-use super::settling::Source;
+use super::settling::{Channel, Source};
 use super::size::{record_bytes, size_of};
 use crate::broker::{BrokerError, ConsumeOptions, Incoming, Prefetch, SessionId};
 use crate::domain::backoff::full_jitter;
 use crate::domain::ledger::DeliveryId;
+use crate::domain::prefetch::Need;
 use crate::domain::record;
 use crate::domain::topology::TopologyMode;
 use crate::runtime::Phase;
@@ -54,16 +55,24 @@ impl Pump {
         self.started_at = Some(Instant::now());
         self.session = Some(started.session);
         self.metrics.prefetch.set(f64::from(started.prefetch.get()));
-        let channel = (started.session, started.settler.channel());
-        self.settling.add(channel, started.settler, started.hold);
-        if let Some((former, untaken)) = started.former {
-            self.arrived(untaken);
-            // What handlers hold can still be settled; what nobody holds comes again over the new session.
-            self.give_back_waiting();
-            self.pardon_unseen();
-            self.settling.retire(former);
+        let own = (started.session, started.settler.channel());
+        self.settling.add(own, started.settler, started.hold);
+        if let Some((channel, untaken)) = started.former {
+            match untaken {
+                Ok(untaken) => {
+                    self.arrived(untaken);
+                    // What handlers hold can still be settled; what nobody holds comes again over the new session.
+                    self.give_back_waiting();
+                    self.pardon_unseen();
+                    self.settling.retire(channel);
+                }
+                Err(error) => {
+                    self.pardon_unseen();
+                    self.consumer_gone(channel, &error);
+                }
+            }
         }
-        self.intake = Intake::Active(Active::new(started.arrivals, channel, started.prefetch));
+        self.intake = Intake::Active(Active::new(started.arrivals, own, started.prefetch));
     }
 
     fn arrived(&mut self, batch: Vec<Incoming>) {
@@ -175,17 +184,22 @@ impl Pump {
         self.note_unparsable(&error);
         self.pardon_unseen();
         if let Some(channel) = self.intake.channel() {
-            if let BrokerError::ConsumerCancelled { .. } = &error {
-                // The channel lives: what handlers hold can still be settled.
-                self.settling.retire(channel);
-            } else {
-                // Whatever the channel still is: without its two halves it is closed, and the broker hands out again
-                // what was unsettled on it.
-                self.settling.forget(channel);
-                self.receipts_lost(|load| load.channel() == channel);
-            }
+            self.consumer_gone(channel, &error);
         }
         self.try_again(error);
+    }
+
+    /// The consumer of this channel is no more.
+    fn consumer_gone(&mut self, channel: Channel, error: &BrokerError) {
+        if let BrokerError::ConsumerCancelled { .. } = error {
+            // The channel lives: what handlers hold can still be settled.
+            self.settling.retire(channel);
+        } else {
+            // Whatever the channel still is: without its two halves it is closed, and the broker hands out again what was
+            // unsettled on it.
+            self.settling.forget(channel);
+            self.receipts_lost(|load| load.channel() == channel);
+        }
     }
 
     fn try_again(&mut self, error: BrokerError) {
@@ -287,7 +301,11 @@ impl Pump {
             (Intake::Idle { .. }, None) => self.give_back_waiting(),
             (Intake::Active(_), None) => self.adjust(None),
             // Another consumer would begin at the end of the line.
-            (Intake::Active(_), Some(_)) if self.subscription.queue.is_single_active() && !self.trial.is_alone => {}
+            (Intake::Active(active), Some(wanted))
+                if self.subscription.queue.is_single_active() && !self.trial.is_alone =>
+            {
+                active.prefetch.tells(Instant::now().into_std(), wanted.prefetch.get(), Need::None);
+            }
             (Intake::Active(active), Some(wanted)) => {
                 // Each step is worth its round trips: the first or the last one, or four times as much.
                 let before = active.prefetch.told();
@@ -298,12 +316,17 @@ impl Pump {
                 let is_needed = is_step || idle > 0;
                 // What no handler works on has all of it: nothing else would come.
                 let is_starved = grows && idle >= usize::from(before);
-                if grows && !is_needed {
+                let need = if grows && !is_needed {
                     // On a queue that trickles each small step would be one consumer more.
-                    return;
-                }
-                let is_urgent = steps_up && is_step || is_starved;
-                if active.prefetch.is_told(Instant::now().into_std(), wanted.prefetch.get(), is_urgent) {
+                    Need::None
+                } else if steps_up && is_step || is_starved {
+                    Need::Urgent
+                } else if wanted.is_exact && !grows {
+                    Need::Exact
+                } else {
+                    Need::Usual
+                };
+                if active.prefetch.tells(Instant::now().into_std(), wanted.prefetch.get(), need) {
                     self.care.changes(wanted.is_careful, steps_up);
                     if !grows {
                         self.pardon_unseen();

@@ -61,6 +61,10 @@ impl Crashes {
 impl Pump {
     /// What a handler held that was lost without a word. Not `is_certain` = it may have worked on something else as well.
     pub(super) fn crashed(&mut self, held: Vec<(DeliveryId, Load)>, handler: &str, is_certain: bool) {
+        if held.is_empty() && is_certain {
+            // It worked on nothing, so nothing took it down.
+            return;
+        }
         self.ledger.suspects_go_alone();
         self.crashes.amnesty = None;
         let is_alone = is_certain && held.len() == 1;

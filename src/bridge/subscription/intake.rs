@@ -26,7 +26,7 @@ pub(super) struct Started {
     /// Of the session; kept while something of it is unsettled.
     pub hold: Hold,
     /// The consumer of the session before, which has been cancelled, and what nobody had taken from it.
-    pub former: Option<(Channel, Vec<Incoming>)>,
+    pub former: Option<(Channel, Result<Vec<Incoming>, BrokerError>)>,
 }
 
 /// Why a consumer has not begun.
@@ -52,7 +52,7 @@ pub(super) struct Active {
     pub arrivals: Box<dyn Arrivals>,
     pub channel: Channel,
     /// What the broker was told to send ahead, and when it is told a change. It lives here, so that it cannot outlive the
-    /// consumer: a moment that has passed and that nobody acts on would wake the pump without end.
+    /// consumer.
     pub prefetch: Gathering,
 }
 
@@ -152,11 +152,7 @@ impl Intake {
                 Err((stage, error)) => return Err(NotStarted { session, stage, error, former }),
             };
             let former = match former {
-                Some(mut former) => {
-                    // An error means that it has ended already.
-                    let untaken = former.arrivals.cancel().await.unwrap_or_default();
-                    Some((former.channel, untaken))
-                }
+                Some(mut former) => Some((former.channel, former.arrivals.cancel().await)),
                 None => None,
             };
             Ok(Started { arrivals, settler, session, prefetch, findings, hold: live.hold, former })

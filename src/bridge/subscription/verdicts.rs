@@ -126,7 +126,9 @@ impl Pump {
                     if let Some(peer) = self.peers.get(&stream) {
                         // One that was never written is taken out, or two handlers would work on it.
                         let written = peer.outbox.withdraw(&[id]);
-                        if !written.is_empty() {
+                        if written.is_empty() {
+                            self.ledger.was_never_written(stream, [id]);
+                        } else {
                             peer.outbox.revoke(RevocationReason::LeaseLimit, written);
                         }
                     }

@@ -70,6 +70,8 @@ impl AmqpArrivals {
     /// then, and all of it is put in the order of the channel.
     fn take_all_ready(&mut self, count: usize, context: &mut Context<'_>) -> Option<End> {
         let mut end = None;
+        // A bound on each would leave lower tags behind for the next time; the prefetch bounds them all.
+        let count = if self.active.len() > 1 { usize::MAX } else { count };
         loop {
             let before = self.waiting.len();
             for consumer in &mut self.active {
