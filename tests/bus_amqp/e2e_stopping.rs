@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sidebus::grpc::proto::sidebus::v1;
+use sidebus::grpc::proto::sidebus::v1::settlement::Verdict;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -191,4 +192,31 @@ async fn a_publish_whose_confirm_does_not_come_is_waited_for_as_long_as_any_othe
     assert_eq!(reason(&refused), (Code::DeadlineExceeded, "CONFIRM_TIMEOUT".to_owned()), "{refused:?}");
     // A clean end: its caller has heard the truth.
     ends_in_time(&mut sidecar, asked).await;
+}
+
+/// failures.md S2: a verdict that is said during a drain counts as any other, in a slot that nobody has used before.
+#[tokio::test]
+async fn a_retry_that_is_said_during_a_drain_is_handed_out_by_the_next_sidecar_after_its_delay() {
+    const DELAY: Duration = Duration::from_secs(5);
+    let scene = Scene::new().await;
+    let mut sidecar = scene.sidecar(&scene.work("")).await;
+    let mut handler = sidecar.handler().await;
+    sidecar.publisher().await.publish_numbers(0..20).await;
+    let held = handler.deliveries(20).await;
+    let asked = ask(&sidecar);
+    handler.until("it is told to drain", |handler| !handler.drains.is_empty()).await;
+    let said = Instant::now();
+    let delay = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    let retry = v1::Retry { delay, reason: "BUSY".to_owned(), description: "later".to_owned() };
+    handler.settle(&held, Verdict::Retry(retry)).await;
+    ends_in_time(&mut sidecar, asked).await;
+
+    let mut next = scene.sidecar(&scene.work("")).await;
+    let mut handler = next.handler().await;
+    let again = handler.handle_all((0..20).collect()).await;
+    assert!(said.elapsed() >= DELAY, "{:?}", said.elapsed());
+    assert!(again.iter().all(|delivery| delivery.attempt == 2), "as retried, and not as given back");
+    handler.leave().await;
+    assert_eq!(next.process.stop().await, Some(0));
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }

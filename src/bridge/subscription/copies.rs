@@ -201,7 +201,9 @@ enum Turn {
     NotYet(String),
 }
 
-/// Waits for what a copy needs before it is published, but for nothing longer than its session, its lease or our own life.
+/// Waits for what a copy needs before it is published, but for nothing longer than its session, its lease or our own life: while
+/// handlers finish what they hold, a verdict of theirs counts as ever. Nobody knows how long an alarm lasts, so a drain waits for
+/// none.
 async fn before_it_goes(copy: &Copy, means: &mut Means, may_go: &mut bool) -> Turn {
     let Means { link, objects, throttle, phase, .. } = means;
     let session = copy.load.receipt.session();
@@ -220,7 +222,7 @@ async fn before_it_goes(copy: &Copy, means: &mut Means, may_go: &mut bool) -> Tu
             looked = look_at_slot(copy, &now, objects) => looked.map_or_else(|error| Turn::NotYet(error.to_string()), |()| Turn::Again),
             () = link.lost(session) => Turn::Again,
             () = tokio::time::sleep_until(copy.until) => Turn::Again,
-            () = phase.reached(Phase::Drain) => Turn::Stop,
+            () = phase.reached(Phase::GiveBack) => Turn::Stop,
         };
     }
     if *may_go {
@@ -234,7 +236,7 @@ async fn before_it_goes(copy: &Copy, means: &mut Means, may_go: &mut bool) -> Tu
         }
         () = link.lost(session) => Turn::Again,
         () = tokio::time::sleep_until(copy.until) => Turn::Again,
-        () = phase.reached(Phase::Drain) => Turn::Stop,
+        () = phase.reached(Phase::GiveBack) => Turn::Stop,
     }
 }
 

@@ -116,6 +116,16 @@ impl<L> Ledger<L> {
         apart
     }
 
+    /// When those that suspects wait for have changed by time alone: one that does not move, or a patience that is over.
+    pub(super) fn suspects_look_again(&self, now: Instant) -> Option<Instant> {
+        if self.suspects.is_empty() {
+            return None;
+        }
+        let stuck = self.streams.values().filter_map(Stream::is_stuck_at);
+        let patience = self.blocked_since.map(|at| at + SUSPECTS_PATIENCE);
+        stuck.chain(patience).filter(|at| *at > now).min()
+    }
+
     fn idlest(&self, size: Size, reserved: &BTreeSet<StreamId>) -> Option<StreamId> {
         let takers = self.streams.iter().filter(|(id, stream)| stream.takes(size) && !reserved.contains(id));
         takers.max_by_key(|(id, stream)| (stream.window.free_share(), std::cmp::Reverse(**id))).map(|(id, _)| *id)

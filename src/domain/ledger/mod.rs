@@ -303,8 +303,8 @@ impl<L> Ledger<L> {
         due
     }
 
-    /// When `due` is worth asking again.
-    pub fn next_wake(&self) -> Option<Instant> {
+    /// When `due` and `dispatch` are worth asking again, if nothing else happens.
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
         let suspect = self.suspects.iter().map(|item| item.arrived + limit).min();
         let waiting = self.waiting.front().map(|item| item.arrived + limit);
@@ -313,7 +313,7 @@ impl<L> Ledger<L> {
             let open = self.open.get(id)?;
             Some((stream.clock_began()? + open.clock).min(stream.earliest? + limit))
         });
-        oldest.chain(waiting).chain(suspect).min()
+        oldest.chain(waiting).chain(suspect).chain(self.suspects_look_again(now)).min()
     }
 
     /// Unsettled deliveries of a stream, those being settled included; `None` = no such stream.

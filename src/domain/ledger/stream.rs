@@ -103,7 +103,12 @@ impl Stream {
 
     /// True if its oldest delivery has been that for long: who waits for it to be empty would wait.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        self.oldest.is_some_and(|oldest| now >= oldest.since + STUCK)
+        self.is_stuck_at().is_some_and(|at| now >= at)
+    }
+
+    /// When it will have been that for long.
+    pub(super) fn is_stuck_at(&self) -> Option<Instant> {
+        self.oldest.map(|oldest| oldest.since + STUCK)
     }
 
     /// True if it could ever receive this, whatever it holds now.

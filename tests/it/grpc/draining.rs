@@ -116,18 +116,28 @@ async fn a_second_signal_ends_a_drain_at_once() {
 }
 
 #[tokio::test]
-async fn a_retry_during_the_drain_is_stored_before_the_end() {
+async fn retries_during_the_drain_count_and_are_stored_before_the_end() {
+    const COUNT: usize = 12;
     let mut sidecar = Sidecar::start(WORK).await;
-    sidecar.publish([message("work.A", "1")]).await;
+    sidecar.publish((0..COUNT).map(|number| message("work.A", number.to_string()))).await;
     let mut handler = sidecar.handler(open("work")).await;
-    let delivery = handler.delivery().await;
+    let deliveries = handler.deliveries(COUNT).await;
     sidecar.stop().await;
     handler.drain().await;
-    handler.say(settle([delivery.id], crate::support::words::retry("LATER", Some(0)))).await;
+    for delivery in deliveries {
+        handler.say(settle([delivery.id], crate::support::words::retry("LATER", Some(0)))).await;
+    }
     handler.end().await.unwrap();
     assert_eq!(sidecar.ended().await, Ended::Drained);
-    // The embedded broker outlives the sidecar, and the slot brings the copy home without it.
-    eventually("the copy", async || (sidecar.depth("work").ready == 1).then_some(())).await;
+    // The embedded broker outlives the sidecar, and the slot brings the copies home without it.
+    eventually("the copies", async || (sidecar.depth("work").ready == COUNT).then_some(())).await;
+    let mut next = Sidecar::start_over(sidecar.broker.clone(), WORK).await;
+    let mut handler = next.handler(open("work")).await;
+    let again = handler.handle(COUNT).await;
+    assert!(again.iter().all(|delivery| delivery.attempt == 2), "as retried, and not as given back");
+    next.stop().await;
+    handler.end().await.unwrap();
+    assert_eq!(next.ended().await, Ended::Drained);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub(super) struct Clocks {
 }
 
 /// When its lease ends in any case.
-fn limit(arrived: Instant) -> Instant {
+pub(super) fn limit(arrived: Instant) -> Instant {
     arrived + LEASE.saturating_sub(LEASE_MARGIN)
 }
 

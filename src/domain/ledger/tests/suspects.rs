@@ -130,3 +130,22 @@ fn one_long_task_does_not_keep_everything_waiting_for_a_suspect_before_a_minute_
     assert_eq!(bench.dispatch(), [(ONE, 4)]);
     assert_eq!(bench.ledger.load(DeliveryId(4)), Some(&"suspect"));
 }
+
+#[test]
+fn what_changes_for_suspects_by_time_alone_is_looked_at_in_time_and_once() {
+    let mut bench = Bench::with_window(3);
+    bench.arrive(&["long"]);
+    assert_eq!(bench.dispatch(), [(ONE, 1)]);
+    bench.now += Duration::from_secs(1);
+    bench.suspect(&["suspect"], Suspicion::Suspect);
+    bench.arrive(&["a"]);
+    assert_eq!(bench.dispatch(), [], "it may be done in a moment");
+    assert_eq!(bench.ledger.next_wake(bench.now), Some(bench.now + Duration::from_secs(4)));
+    bench.now += Duration::from_secs(4);
+    assert_eq!(bench.dispatch(), [(ONE, 2)], "it does not move");
+    assert_eq!(
+        bench.ledger.next_wake(bench.now),
+        Some(bench.now + Duration::from_secs(55)),
+        "the clock of the long one"
+    );
+}
