@@ -16,8 +16,10 @@ use crate::domain::lane_batch::Unanswered;
 use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
 use crate::telemetry::metrics;
 
+mod lanes;
 mod load;
 
+pub(super) use lanes::Lanes;
 use load::{Burden, Load};
 
 /// Publishes that wait for a lane before callers wait for them.
@@ -67,6 +69,11 @@ impl LaneHandle {
     /// Messages that it has and has not answered.
     pub(crate) fn load(&self) -> usize {
         self.load.messages()
+    }
+
+    /// True if it has waited for long for what is out.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.load.is_stuck()
     }
 
     /// Publishes one and waits for its outcome.
@@ -145,6 +152,11 @@ impl Open {
     /// Messages without an answer.
     fn messages(&self) -> usize {
         self.out.iter().map(|batch| batch.replies.len()).sum()
+    }
+
+    /// When the first of what is out was written.
+    fn oldest(&self) -> Option<Instant> {
+        self.out.front().map(|batch| batch.begun)
     }
 
     /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.
@@ -271,6 +283,7 @@ impl LaneTask {
         let (publications, replies) =
             batch.into_iter().map(|request| (request.publication, (request.reply, request.held))).unzip();
         open.out.push_back(Out { replies, begun: Instant::now(), probe, _hold: hold });
+        self.load.oldest_is(open.oldest());
         open.lane.write(publications).await;
         Sent::Some
     }
@@ -315,6 +328,7 @@ impl LaneTask {
     fn answer(&mut self, confirms: Vec<Confirm>) {
         self.unanswered.answered();
         let Some(batch) = self.open.as_mut().and_then(|open| open.out.pop_front()) else { return };
+        self.load.oldest_is(self.open.as_ref().and_then(Open::oldest));
         let (count, seconds) = (batch.replies.len(), batch.begun.elapsed().as_secs_f64());
         debug_assert_eq!(confirms.len(), count, "a lane answers every publication once");
         if let (Some(gate), Some(probe)) = (&self.terms.gate, batch.probe) {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::broker::{Broker, LaneRole};
+use crate::broker::Broker;
 use crate::domain::delivery_id::DeliveryIds;
 use crate::domain::subscription::Subscription;
 use crate::domain::topology::{Plan, TopologyMode};
@@ -90,13 +90,11 @@ impl Bridge {
     pub fn start(settings: BridgeSettings, tasks: &Tasks, phase: &PhaseWatch) -> Self {
         let (tell, link) = link::link();
         let shared = Arc::new(settings.shared);
-        let terms = lane::LaneTerms { role: LaneRole::Settle, batch_max: settings.publish.batch_max, gate: None };
-        let copies = lane::start(tasks, link.clone(), phase.clone(), terms);
         let objects = objects::Objects::default();
         let context = Arc::new(subscription::Context {
             ids: settings.ids,
             streams: AtomicU64::new(1),
-            copies,
+            copies_max: settings.publish.batch_max,
             namespace: settings.namespace,
             by: settings.by,
             now_ms: settings.now_ms,

@@ -1,15 +1,13 @@
 //! Publishing for handlers: limits, lanes, and one answer for each message. Knows no wire and no backend.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::metrics::Gauge;
 use tokio::sync::Semaphore;
 
 use super::gate::Gate;
-use super::lane::{self, LaneHandle, LaneTerms};
+use super::lane::{self, LaneHandle, LaneTerms, Lanes};
 use super::link::LinkWatch;
 use super::objects::PlanOf;
 use super::permits::{Counted, Permits};
@@ -69,8 +67,7 @@ pub struct Publisher {
 
 #[derive(Debug)]
 struct Shared {
-    lanes: Vec<LaneHandle>,
-    next: AtomicUsize,
+    lanes: Lanes,
     in_flight: Arc<Semaphore>,
     in_flight_kib: Arc<Semaphore>,
     limits: PublishLimits,
@@ -95,8 +92,7 @@ impl Publisher {
         let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max, gate: Some(Gate::default()) };
         let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms.clone());
         let shared = Shared {
-            lanes: (0..limits.lanes.max(1)).map(lane).collect(),
-            next: AtomicUsize::new(0),
+            lanes: Lanes::new((0..limits.lanes.max(1)).map(lane).collect(), limits.batch_max),
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),
             limits,
@@ -125,9 +121,12 @@ impl Publisher {
             return Err(refusal);
         }
         let Some(permits) = self.permits(&publications) else {
-            return Err(Refusal::TooMany { limit: u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX) });
+            let limit = u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX);
+            let refusal = Refusal::TooMany { limit };
+            self.count(exchanges.iter().map(|exchange| (exchange, refusal.label())));
+            return Err(refusal);
         };
-        let idlest = self.lane();
+        let idlest = shared.lanes.idlest();
         let mut answers = Vec::with_capacity(publications.len());
         for publication in publications {
             let lane = self.lane_of_key(&publication).unwrap_or(idlest);
@@ -142,27 +141,16 @@ impl Publisher {
         Ok(confirms)
     }
 
-    /// The first lane with less than a batch to do, else the one with the least: few messages on many lanes are more channels
-    /// to write to for the same work, and one that waits for a stuck queue is left to those who are in it.
-    fn lane(&self) -> &LaneHandle {
-        let lanes = &self.shared.lanes;
-        let idle = lanes.iter().find(|lane| lane.load() < self.shared.limits.batch_max);
-        idle.or_else(|| lanes.iter().min_by_key(|lane| lane.load())).unwrap_or(&lanes[0])
-    }
-
     /// All messages of an ordering key take the same lane, whichever caller sends them. Streams do not ask: each keeps the
     /// order of all its messages on the one lane that it has.
     fn lane_of_key(&self, publication: &Publication) -> Option<&LaneHandle> {
         let key = publication.message.properties.headers.get(ORDERING_KEY_HEADER)?;
-        let lanes = &self.shared.lanes;
-        lanes.get(place_of(key.as_text()?, lanes.len()))
+        Some(self.shared.lanes.of_key(key.as_text()?))
     }
 
     /// A stream of publishes, on one lane for as long as it lives: each stream on the next.
     pub fn pipe<T>(&self, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
-        let shared = &self.shared;
-        let next = shared.next.fetch_add(1, Ordering::Relaxed) % shared.lanes.len();
-        pipe::pipe(self, shared.lanes[next].clone(), window)
+        pipe::pipe(self, self.shared.lanes.next().clone(), window)
     }
 
     /// Sees how publishing is.
@@ -277,14 +265,6 @@ fn names(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
     declares(plan, exchanges) || plan.steps.iter().any(binds)
 }
 
-/// Which of so many lanes a key takes.
-fn place_of(key: &str, lanes: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    let lanes = u64::try_from(lanes).unwrap_or(u64::MAX).max(1);
-    usize::try_from(hasher.finish() % lanes).unwrap_or_default()
-}
-
 /// A body's share of what all callers may have unconfirmed.
 pub(super) fn kib_of(publication: &Publication) -> usize {
     publication.message.body.len().div_ceil(1_024)
@@ -300,19 +280,5 @@ pub(super) fn result_label(confirm: &Confirm) -> &'static str {
         Confirm::ExchangeMissing(_) => "exchange_not_found",
         Confirm::NotSent(BrokerError::Blocked { .. }) => "blocked",
         Confirm::NotSent(_) => "broker_down",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::place_of;
-
-    #[test]
-    fn a_key_has_one_lane_and_keys_use_all_of_them() {
-        let places: Vec<usize> = (0..100).map(|key: i32| place_of(&key.to_string(), 4)).collect();
-        assert_eq!(places, (0..100).map(|key: i32| place_of(&key.to_string(), 4)).collect::<Vec<_>>());
-        assert_eq!(places.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2, 3]));
     }
 }

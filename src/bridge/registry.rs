@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
+use super::lane::{self, LaneTerms};
 use super::link::LinkWatch;
 use super::objects::{Objects, PlanOf};
 use super::subscription::{self, AttachError, AttachRequest, Attached, Context, Kept, Parts, SubscriptionHandle};
 use super::wish::{HeldPlan, Wish};
+use crate::broker::LaneRole;
 use crate::domain::name::SubscriptionName;
 use crate::domain::subscription::{Clash, Subscription};
 use crate::runtime::{PhaseWatch, Tasks};
@@ -117,7 +119,9 @@ impl Registry {
             return;
         }
         let subscription = Arc::new(subscription);
+        let terms = LaneTerms { role: LaneRole::Settle, batch_max: shared.context.copies_max, gate: None };
         let parts = Parts {
+            lane: lane::start(&shared.tasks, shared.link.clone(), shared.phase.clone(), terms),
             wish: Wish::new(shared.context.topology, Arc::clone(&subscription), Arc::clone(&shared.context.shared)),
             context: Arc::clone(&shared.context),
             link: shared.link.clone(),

@@ -1,14 +1,21 @@
 //! How much a lane has to do, and a bell for when that is enough. Knows no message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Whoever waits so long for a confirm waits for a queue, and not for its turn.
+const STUCK_MS: u64 = 1_000;
 
 /// Messages that a lane has and has not answered.
 #[derive(Debug)]
 pub(super) struct Load {
     messages: AtomicUsize,
+    born: Instant,
+    /// When the oldest batch that is out was written, in milliseconds after that and one more; 0 = none is out.
+    oldest: AtomicU64,
     /// With so many the bell rings.
     enough: AtomicUsize,
     bell: Notify,
@@ -16,7 +23,13 @@ pub(super) struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { messages: AtomicUsize::new(0), enough: AtomicUsize::new(usize::MAX), bell: Notify::new() }
+        Self {
+            messages: AtomicUsize::new(0),
+            born: Instant::now(),
+            oldest: AtomicU64::new(0),
+            enough: AtomicUsize::new(usize::MAX),
+            bell: Notify::new(),
+        }
     }
 }
 
@@ -30,6 +43,23 @@ impl Load {
     /// Messages without an answer.
     pub(super) fn messages(&self) -> usize {
         self.messages.load(Ordering::SeqCst)
+    }
+
+    /// The oldest batch that is out was written then.
+    pub(super) fn oldest_is(&self, begun: Option<Instant>) {
+        self.oldest.store(begun.map_or(0, |begun| self.ms_until(begun)), Ordering::Relaxed);
+    }
+
+    /// True if that has been out for so long that it waits for a queue which confirms nothing.
+    pub(super) fn is_stuck(&self) -> bool {
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        oldest > 0 && self.ms_until(Instant::now()) >= oldest + STUCK_MS
+    }
+
+    fn ms_until(&self, then: Instant) -> u64 {
+        u64::try_from(then.saturating_duration_since(self.born).as_millis())
+            .unwrap_or(u64::MAX - STUCK_MS)
+            .saturating_add(1)
     }
 
     /// To be called by whoever has handed a message in, afterwards.

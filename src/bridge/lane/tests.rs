@@ -222,6 +222,30 @@ async fn a_message_waits_while_another_of_its_id_is_out_and_what_is_behind_it_ke
     assert_eq!(known(&mut answers), [Confirm::Stored, Confirm::Stored]);
 }
 
+/// failures.md L3.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_waits_for_a_stuck_queue_is_left_to_those_who_are_in_it() {
+    let mut play = Play::begin(None, 2);
+    play.up(1);
+    let lanes = Lanes::new(play.lanes.clone(), 256);
+    let mut stuck = play.ask(0, 1).await;
+    let takes_first = |lane: &LaneHandle| lane.load() > 0;
+    assert!(takes_first(lanes.idlest()), "nobody knows yet");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!takes_first(lanes.idlest()));
+    for _ in 0..3 {
+        assert!(!takes_first(lanes.next()), "nor does a stream begin there");
+    }
+    let mut more = play.ask(1, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lanes.idlest().load(), 1, "all are stuck: one of them it is");
+    // The first in turn of those that are answered is the first again.
+    play.answer(2, Confirm::Stored).await;
+    assert_eq!([known(&mut stuck), known(&mut more)].concat(), [Confirm::Stored, Confirm::Stored]);
+    let _again = play.ask(0, 1).await;
+    assert!(takes_first(lanes.idlest()), "what was answered is over");
+}
+
 /// failures.md P9.
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_all_lanes_together_send_one_message_at_a_time_until_three_were_answered() {

@@ -190,7 +190,7 @@ impl Pump {
 
     /// What a copy needs on its way.
     pub(super) fn means(&self) -> Means {
-        let (lane, objects) = (self.context.copies.clone(), self.context.objects.clone());
+        let (lane, objects) = (self.lane.clone(), self.context.objects.clone());
         Means {
             lane,
             link: self.link.clone(),

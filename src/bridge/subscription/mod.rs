@@ -52,8 +52,8 @@ pub(crate) struct Context {
     pub ids: Arc<Mutex<DeliveryIds>>,
     /// Numbers for streams.
     pub streams: AtomicU64,
-    /// The lane of copies.
-    pub copies: LaneHandle,
+    /// Copies that a lane writes together.
+    pub copies_max: usize,
     /// Prefix of the delay slots.
     pub namespace: String,
     /// This sidecar and its version, for dead letters.
@@ -275,6 +275,8 @@ pub(crate) struct Parts {
     pub told: Arc<Told>,
     /// Dropped when the subscription has nothing unsettled any more and has ended.
     pub alive: mpsc::Sender<std::convert::Infallible>,
+    /// The lane of its copies. Each subscription has its own: a queue that confirms nothing holds up nobody else's retries.
+    pub lane: LaneHandle,
 }
 
 /// Starts the task of a subscription. Its consumer begins with its first handler.

@@ -10,6 +10,7 @@ use metrics::{Counter, Histogram};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::super::lane::LaneHandle;
 use super::super::link::LinkWatch;
 use super::super::outbox::{Handout, Status, SubscriptionState};
 use super::super::wish::Wish;
@@ -78,6 +79,7 @@ pub(super) struct Pump {
     pub(super) subscription: Arc<Subscription>,
     pub(super) context: Arc<Context>,
     pub(super) link: LinkWatch,
+    pub(super) lane: LaneHandle,
     pub(super) phase: PhaseWatch,
     /// For the voices of streams; weak, or the pump would keep its own door open.
     pub(super) sender: mpsc::WeakSender<Command>,
@@ -147,6 +149,7 @@ impl Pump {
             subscription,
             context: parts.context,
             link: parts.link,
+            lane: parts.lane,
             phase: parts.phase,
             sender,
             kept: parts.kept,
