@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use futures_util::future::join_all;
+use lapin::options::QueueBindOptions;
+use lapin::types::FieldTable;
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
 use tokio::time::Instant;
@@ -123,6 +125,32 @@ async fn a_missing_exchange_fails_alone_among_255_good_neighbours() {
     }
     assert!(answers[128].is_err());
     scene.amqp().await.wait_for_depth(&scene.name("work"), 255).await;
+}
+
+/// failures.md P8: that it is missing is believed for a second, and for no session.
+#[tokio::test]
+async fn an_exchange_that_somebody_makes_later_takes_publishes() {
+    let scene = Scene::new().await;
+    let sidecar = scene.sidecar(&scene.work("")).await;
+    let (publisher, exchange) = (sidecar.publisher().await, scene.name("later"));
+    let message = |number| v1::Message { exchange: exchange.clone(), ..numbered(number) };
+    for number in 0..20 {
+        let refused = publisher.publish(vec![message(number)]).await.expect_err("nobody has made it");
+        assert_eq!(reason(&refused), (Code::NotFound, "EXCHANGE_NOT_FOUND".to_owned()));
+    }
+    let amqp = scene.amqp().await;
+    amqp.exchange(&exchange, lapin::ExchangeKind::Fanout).await;
+    let bound = amqp.channel.queue_bind(
+        scene.name("work").as_str().into(),
+        exchange.as_str().into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    bound.await.expect("a binding");
+    until("it takes a publish", async || publisher.publish(vec![message(20)]).await.ok()).await;
+    assert_eq!(amqp.numbers(&scene.name("work")).await, [20]);
+    amqp.delete_exchange(&exchange).await;
 }
 
 #[tokio::test]

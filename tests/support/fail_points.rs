@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Panic,
     /// The link is cut, and the sidecar lives.
     Cut,
+    /// Whoever is there first never hears of it; nobody else is hurt.
+    Hang,
 }
 
 /// Calls of the port, and what comes before and after them.
@@ -231,11 +233,14 @@ impl Fuse {
     pub(crate) async fn reach(&self, place: Place) {
         let fault = self.armed.lock().expect("nobody panics with it").take_if(|armed| armed.0 == place);
         if let Some((_, fault)) = fault {
-            (self.cut)();
+            if fault != Fault::Hang {
+                (self.cut)();
+            }
             self.blown.send_replace(Some(fault));
             match fault {
                 Fault::Kill | Fault::Cut => {}
                 Fault::Panic => panic!("a bug at {place:?}"),
+                Fault::Hang => std::future::pending::<()>().await,
             }
         }
         if *self.blown.borrow() == Some(Fault::Kill) {
@@ -244,7 +249,7 @@ impl Fuse {
     }
 
     fn is_dead(&self) -> bool {
-        self.blown.borrow().is_some_and(|fault| fault != Fault::Cut)
+        self.blown.borrow().is_some_and(|fault| !matches!(fault, Fault::Cut | Fault::Hang))
     }
 }
 

@@ -4,17 +4,29 @@
 //! takes the whole batch with it. So each exchange is looked up on a channel of its own before its first use, and one
 //! that has cost a channel costs no other in this session.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::time::Instant;
 
 use super::scratch::Scratch;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Confirm};
 use crate::domain::difference::Difference;
 use crate::domain::name::ExchangeName;
 use crate::domain::topology::Exchange;
 
 /// Names that are remembered, whoever brought them; then all are forgotten, which costs some calls.
 const REMEMBERED_MAX: usize = 10_000;
+
+/// Looks of one batch that are on their way together.
+const LOOKS_AT_ONCE: usize = 8;
+
+/// One that was missing is not looked for again for so long: whoever publishes to it without end would cost the neighbours a
+/// look with each batch.
+const MISSING_FOR: Duration = Duration::from_secs(1);
 
 /// What a configured or compared one is.
 const INTERNAL: &str = "it is internal";
@@ -26,6 +38,8 @@ enum Standing {
     There,
     /// It takes no publishes from us, and why.
     Refused(BrokerError),
+    /// It was not there, which is believed until then.
+    Missing(BrokerError, Instant),
 }
 
 /// The exchanges that were seen.
@@ -40,23 +54,62 @@ impl Exchanges {
         Self { scratch, known: Mutex::new(HashMap::new()) }
     }
 
-    /// Looks once per session; a known one costs no call.
-    ///
-    /// # Errors
-    /// `Missing`, `AccessRefused` for one that takes no publishes, or why nobody could look.
-    pub(super) async fn check(&self, exchange: &ExchangeName) -> Result<(), BrokerError> {
-        match self.lock().get(exchange) {
-            Some(Standing::There) => return Ok(()),
-            Some(Standing::Refused(error)) => return Err(error.clone()),
-            None if exchange.is_nameless() => return Ok(()),
-            None => {}
+    /// The exchanges of a batch that cannot be published to, and why. Looks once per session, for several at once, and all
+    /// together no longer than so long; a known one costs no call.
+    pub(super) async fn unfit(
+        &self,
+        batch: impl Iterator<Item = &ExchangeName>,
+        within: Duration,
+    ) -> HashMap<ExchangeName, Confirm> {
+        let (mut unfit, mut unknown) = (HashMap::new(), HashSet::new());
+        let mut seen: Option<&ExchangeName> = None;
+        for exchange in batch {
+            // Batches mostly go to one exchange; a name that comes back later costs a look into the sets.
+            if seen == Some(exchange) || unfit.contains_key(exchange) || unknown.contains(exchange) {
+                continue;
+            }
+            seen = Some(exchange);
+            match self.known(exchange) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => drop(unfit.insert(exchange.clone(), told(exchange, error))),
+                None => drop(unknown.insert(exchange.clone())),
+            }
         }
+        if unknown.is_empty() {
+            return unfit;
+        }
+        let deadline = Instant::now() + within;
+        let look = |exchange: ExchangeName| async move {
+            let looked = tokio::time::timeout_at(deadline, self.look(&exchange)).await;
+            let late = |_| Err(BrokerError::TimedOut { operation: format!("exchange {exchange}"), within });
+            looked.unwrap_or_else(late).err().map(|error| (exchange.clone(), told(&exchange, error)))
+        };
+        let looks = stream::iter(unknown).map(look).buffer_unordered(LOOKS_AT_ONCE);
+        unfit.extend(looks.filter_map(std::future::ready).collect::<Vec<_>>().await);
+        unfit
+    }
+
+    fn known(&self, exchange: &ExchangeName) -> Option<Result<(), BrokerError>> {
+        match self.lock().get(exchange) {
+            Some(Standing::There) => Some(Ok(())),
+            Some(Standing::Refused(error)) => Some(Err(error.clone())),
+            Some(Standing::Missing(error, until)) if Instant::now() < *until => Some(Err(error.clone())),
+            None if exchange.is_nameless() => Some(Ok(())),
+            Some(Standing::Missing(..)) | None => None,
+        }
+    }
+
+    async fn look(&self, exchange: &ExchangeName) -> Result<(), BrokerError> {
         match self.scratch.look_for_exchange(exchange).await {
             // From 4.3 on a look wants a right on the exchange (measured on 4.3.6): the publish itself tells.
-            Ok(()) | Err(BrokerError::AccessRefused { .. }) => {}
-            Err(error) => return Err(error),
+            Ok(()) | Err(BrokerError::AccessRefused { .. }) => self.note(exchange, Standing::There),
+            Err(error) => {
+                if let BrokerError::Missing { .. } = error {
+                    self.note(exchange, Standing::Missing(error.clone(), Instant::now() + MISSING_FOR));
+                }
+                return Err(error);
+            }
         }
-        self.note(exchange, Standing::There);
         Ok(())
     }
 
@@ -71,7 +124,7 @@ impl Exchanges {
         let differs = differences.iter().any(|difference| difference.key == "internal");
         if wanted.internal != differs {
             self.refuse(&wanted.name, INTERNAL);
-        } else if !self.lock().contains_key(&wanted.name) {
+        } else if !matches!(self.lock().get(&wanted.name), Some(Standing::Refused(_))) {
             self.note(&wanted.name, Standing::There);
         }
     }
@@ -108,4 +161,12 @@ impl Exchanges {
     fn lock(&self) -> MutexGuard<'_, HashMap<ExchangeName, Standing>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a publish to it is answered.
+fn told(exchange: &ExchangeName, error: BrokerError) -> Confirm {
+    if let BrokerError::Missing { .. } = error {
+        return Confirm::ExchangeMissing(exchange.clone());
+    }
+    Confirm::NotSent(error)
 }

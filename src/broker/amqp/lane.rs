@@ -65,9 +65,10 @@ impl AmqpLane {
 
     async fn begin(&mut self, publications: Vec<Publication>) {
         debug_assert!(self.ids_differ(&publications), "two unanswered messages have the same id");
-        let missing = look_up(&self.exchanges, &publications).await;
+        let wanted = publications.iter().map(|publication| &publication.message.exchange);
+        let unfit = self.exchanges.unfit(wanted, self.confirm_timeout).await;
         let open = self.is_open();
-        let prepare = |publication| match self.prepare(publication, &missing) {
+        let prepare = |publication| match self.prepare(publication, &unfit) {
             Ok(_) if !open => Err(Confirm::Lost),
             decided => decided,
         };
@@ -95,10 +96,10 @@ impl AmqpLane {
     }
 
     /// Checks what would cost the neighbours their channel, or lapin its composure, if it were sent.
-    fn prepare(&self, publication: &Publication, missing: &HashMap<ExchangeName, Confirm>) -> Result<Ready, Confirm> {
+    fn prepare(&self, publication: &Publication, unfit: &HashMap<ExchangeName, Confirm>) -> Result<Ready, Confirm> {
         let refused = |what: String| Confirm::NotSent(BrokerError::Unsupported { what });
         let message = &publication.message;
-        if let Some(confirm) = missing.get(&message.exchange) {
+        if let Some(confirm) = unfit.get(&message.exchange) {
             return Err(confirm.clone());
         }
         if message.properties.message_id.is_none() {
@@ -117,26 +118,6 @@ impl AmqpLane {
         let mut seen: HashSet<&String> = self.out.ids().collect();
         batch::ids(publications).all(|id| seen.insert(id))
     }
-}
-
-/// The exchanges of a batch that cannot be published to, and why.
-async fn look_up(exchanges: &Exchanges, batch: &[Publication]) -> HashMap<ExchangeName, Confirm> {
-    let mut missing = HashMap::new();
-    let mut seen: Option<&ExchangeName> = None;
-    for exchange in batch.iter().map(|publication| &publication.message.exchange) {
-        // Batches mostly go to one exchange; a name that comes back later costs a look into the set.
-        if seen == Some(exchange) || missing.contains_key(exchange) {
-            continue;
-        }
-        seen = Some(exchange);
-        let confirm = match exchanges.check(exchange).await {
-            Ok(()) => continue,
-            Err(BrokerError::Missing { .. }) => Confirm::ExchangeMissing(exchange.clone()),
-            Err(error) => Confirm::NotSent(error),
-        };
-        missing.insert(exchange.clone(), confirm);
-    }
-    missing
 }
 
 fn ready(publication: &Publication) -> Result<Ready, TooLong> {

@@ -1,11 +1,17 @@
-//! What a handler that does not work costs the others of its subscription: its window, and no time. The clock is paused, so
-//! whatever anybody waits for is seen, and how fast this machine is, is not.
+//! What a handler that does not work costs the others of its subscription, its window and no time; and what a queue that does
+//! not confirm costs other subscriptions. The clock is paused, so whatever anybody waits for is seen, and how fast this machine
+//! is, is not.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use sidebus::broker::Broker;
+use sidebus::domain::verdict::Verdict;
 
 use tokio::time::Instant;
 
-use super::bench::{Bench, Handler, ids};
+use super::bench::{Bench, Handler, broker, ids, subscription};
+use crate::support::fail_points::{Fault, Fuse, Fused, Place};
 
 const MESSAGES: usize = 2_000;
 const WINDOW: u32 = 50;
@@ -58,4 +64,31 @@ async fn beside_handlers_that_settle_nothing_another_one_handles_all_the_rest_an
         assert!(beside < Duration::from_millis(500), "beside one that is {kind:?}: {beside:?}");
         bench.depth_becomes("work", 0, held * idle.len()).await;
     }
+}
+
+/// failures.md L3.
+#[tokio::test(start_paused = true)]
+async fn copies_of_one_subscription_that_get_no_confirm_hold_up_nobody_elses() {
+    let (memory, fuse) = (broker(), Fuse::new(|| {}));
+    let fused = Fused::new(Arc::new(memory.clone()) as Arc<dyn Broker>, Arc::clone(&fuse));
+    let subscriptions = vec![subscription("one", "#"), subscription("two", "#")];
+    let bench = Bench::through(Arc::new(fused), memory, (subscriptions, &[]));
+    bench.publish(&["a"]).await;
+    let (mut one, mut two) = (bench.join_as("one", 10).await, bench.join_as("two", 10).await);
+    let (stuck, other) = (one.receive(1).await, two.receive(1).await);
+    let retry = || Verdict::Retry {
+        delay: Some(Duration::from_secs(1)),
+        reason: "BUSY".to_owned(),
+        description: String::new(),
+    };
+    fuse.arm(Place::Written, Fault::Hang);
+    one.say(&ids(&stuck), retry()).await;
+    fuse.blown().await;
+    let asked = Instant::now();
+    two.say(&ids(&other), retry()).await;
+    let again = two.receive(1).await;
+    assert_eq!(again[0].seen.record.attempt(), 2);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // Nothing is lost: the stuck one is unsettled still.
+    bench.depth_becomes("one", 0, 1).await;
 }
