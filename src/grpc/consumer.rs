@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
-use futures_util::stream;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
+use super::answers;
 use super::door::Door;
 use super::frames::{frame_to_proto, opened_to_proto, said_from_proto};
 use super::presence::Seat;
@@ -60,16 +60,16 @@ impl ConsumerService for Consumer {
             outbox,
             limits: attached.limits,
             queue: subscription.queue.name.as_str().to_owned(),
-            _gone: gone.clone().drop_guard(),
             _seat: Arc::clone(&seat),
         };
+        let (name, left) = (format!("stream {}", stream.0), gone.clone().drop_guard());
         let reader = async move {
             if voice.say(said).await {
                 voice.follow(read(inbound, &voice, gone, &seat)).await;
             }
         };
         self.0.tasks.spawn(TaskKind::Stream, subscription.name.as_str(), reader);
-        Ok(Response::new(Box::pin(stream::unfold(outgoing, Outgoing::next))))
+        Ok(Response::new(Box::pin(answers::answers(left, name, outgoing, Outgoing::next))))
     }
 
     async fn receive(&self, _: Request<v1::ReceiveRequest>) -> Result<Response<v1::ReceiveResponse>, Status> {
@@ -222,8 +222,6 @@ struct Outgoing {
     outbox: Arc<Outbox>,
     limits: FrameLimits,
     queue: String,
-    /// Dropped with the stream, which tells the reader that nobody is there any more.
-    _gone: DropGuard,
     _seat: Arc<Seat>,
 }
 

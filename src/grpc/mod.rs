@@ -1,6 +1,7 @@
 //! The gRPC door: the only room that names tonic and prost. Knows no broker's client library and no settings file.
 
 pub mod admin;
+mod answers;
 mod authority;
 pub mod client;
 mod consumer;

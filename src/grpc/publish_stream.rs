@@ -3,13 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 use uuid::Uuid;
 
+use super::answers;
 use super::door::{Door, PublishWindow};
 use super::problem::{FieldViolation, Problem};
 use super::proto::sidebus::v1;
@@ -72,8 +73,9 @@ pub(super) fn open(
         // The input is dropped by now, so what is unanswered is answered before this is told.
         drop(to_end.send(ended));
     });
-    let outgoing = Outgoing { output, end: Some(end), watch, told: None, window, _gone: gone.drop_guard() };
-    Ok(Response::new(Box::pin(stream::unfold(outgoing, Outgoing::next))))
+    let outgoing = Outgoing { output, end: Some(end), watch, told: None, window };
+    let name = format!("publish stream {}", Uuid::now_v7());
+    Ok(Response::new(Box::pin(answers::answers(gone.drop_guard(), name, outgoing, Outgoing::next))))
 }
 
 struct Reader {
@@ -185,8 +187,6 @@ struct Outgoing {
     watch: PublisherWatch,
     told: Option<PublisherState>,
     window: PublishWindow,
-    /// Dropped with the stream, which tells the reader that nobody is there any more.
-    _gone: DropGuard,
 }
 
 impl Outgoing {

@@ -92,8 +92,11 @@ impl Cast {
     /// Lets the publisher run ahead, and waits until much of what it has sent is without an answer: it may just have stood still, and
     /// then nothing would be cut off in the middle.
     async fn be_publishing(&self) {
-        self.progress.handled.set(self.handled_count() + AHEAD);
-        let is_publishing = async || (self.progress.unanswered.get() > relentless::WINDOW / 2).then_some(());
+        let is_publishing = async || {
+            // Each time: it may have been done with the last allowance between two looks.
+            self.progress.handled.set(self.handled_count() + AHEAD);
+            (self.progress.unanswered.get() > relentless::WINDOW / 2).then_some(())
+        };
         until_within(LONG, "much is published and unanswered", is_publishing).await;
     }
 

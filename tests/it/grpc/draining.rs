@@ -1,9 +1,12 @@
 //! How a sidecar stops under its handlers: told, settled or given back, and ended within its time.
 
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sidebus::app::Ended;
+use sidebus::broker::Broker;
+use sidebus::broker::memory::{MemoryBroker, MemoryOptions};
 use sidebus::grpc::proto::sidebus::v1;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -12,6 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::WORK;
 use crate::support::errors::refused;
 use crate::support::eventually;
+use crate::support::fail_points::{Fault, Fuse, Fused, Place};
 use crate::support::handler::Handler;
 use crate::support::sidecar::Sidecar;
 use crate::support::words::{ack, leave, message, open, open_window, settle};
@@ -113,6 +117,26 @@ async fn a_second_signal_ends_a_drain_at_once() {
     handler.drain().await;
     sidecar.stop().await;
     assert_eq!(sidecar.ended().await, Ended::Interrupted);
+}
+
+/// failures.md S2: the broker does not take back what is given back.
+#[tokio::test]
+async fn a_stop_in_which_not_everything_could_be_given_back_says_so() {
+    let fuse = Fuse::new(|| {});
+    let broker = MemoryBroker::new(MemoryOptions { bytes_max: 1 << 20 });
+    let fused = Fused::new(Arc::new(broker.clone()) as Arc<dyn Broker>, Arc::clone(&fuse));
+    let short = "[shutdown]\nintake = \"0s\"\ndrain = \"100ms\"\nreturn = \"100ms\"\nclose = \"1s\"\n";
+    let mut sidecar = Sidecar::start_through(Arc::new(fused), broker, &format!("{WORK}{short}")).await;
+    sidecar.ready().await;
+    sidecar.publish([message("work.A", "1")]).await;
+    let mut handler = sidecar.handler(open("work")).await;
+    handler.delivery().await;
+    fuse.arm(Place::Settle, Fault::Hang);
+    sidecar.stop().await;
+    handler.drain().await;
+    assert_eq!(sidecar.ended().await, Ended::CutShort);
+    // Nothing is lost: the broker hands it out again.
+    sidecar.holds("work", 1, 0).await;
 }
 
 #[tokio::test]

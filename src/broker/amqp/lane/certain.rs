@@ -12,8 +12,9 @@ use crate::domain::name::ExchangeName;
 /// Batches on their way. With three a return could hang on a confirm of a batch that nobody waits for.
 const INCOMPLETE_MAX: usize = 2;
 
-/// What a batch that is out gets once the one before it is late: nothing more is sent on the channel, and whoever waits has
-/// waited nearly as long already.
+/// What a batch that is out gets once the one before it is late. Nothing more is sent on the channel, and a return that hangs on
+/// a confirm of the late one may never come: what it says of a message that a queue must take is not certain, however long it is
+/// waited for.
 const BEHIND_LATE: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -161,6 +162,32 @@ mod tests {
         told
     }
 
+    impl FakeBroker {
+        fn with_seed(seed: u64) -> Self {
+            let random = fastrand::Rng::with_seed(seed);
+            Self { random, messages: Vec::new(), seen: 0, confirmed: 0, returns: VecDeque::new() }
+        }
+    }
+
+    /// failures.md L3.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_out_behind_a_late_batch_is_late_a_second_after_it() {
+        let (mut broker, mut out, begun) = (FakeBroker::with_seed(1), Out::default(), Instant::now());
+        out.push(broker.send(1));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        out.push(broker.send(1));
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            for batch in out.next().await {
+                told.extend(out.outcomes(batch, None));
+            }
+        }
+        assert_eq!(told, [Confirm::TimedOut, Confirm::TimedOut]);
+        let waited = begun.elapsed();
+        let expected = Duration::from_mins(1) + BEHIND_LATE;
+        assert!((expected..expected + Duration::from_millis(100)).contains(&waited), "{waited:?}");
+    }
+
     proptest! {
         #[test]
         fn each_message_gets_its_own_outcome_whichever_confirm_carries_its_return(
@@ -169,8 +196,7 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                let (random, returns) = (fastrand::Rng::with_seed(seed), VecDeque::new());
-                let mut broker = FakeBroker { random, messages: Vec::new(), seen: 0, confirmed: 0, returns };
+                let mut broker = FakeBroker::with_seed(seed);
                 let (mut out, mut told_so_far, mut sizes) = (Out::default(), Vec::new(), sizes.into_iter().peekable());
                 while sizes.peek().is_some() || broker.confirmed < broker.messages.len() {
                     while out.has_room() && broker.random.bool() && let Some(size) = sizes.next() {
