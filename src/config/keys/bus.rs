@@ -50,7 +50,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "bus.amqp.heartbeat",
         HEARTBEAT,
-        "half-open links are noticed within twice this, 2.5 s at least; the broker is asked for four fifths of it",
+        "half-open links are noticed within twice this, 2.5 s at least; the broker is asked for four fifths of it in whole seconds, 1 at least",
     )
     .default("10s"),
     key("bus.amqp.preflight_timeout", WAIT, "our own probe: TCP, TLS, greeting").default("5s"),
