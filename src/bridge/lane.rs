@@ -239,9 +239,16 @@ impl LaneTask {
                 }
             }
         }
+        let idle = self.open.as_ref().filter(|open| open.out.is_empty()).map(|open| open.session);
+        let is_idle = idle.is_some() && self.waiting.is_empty();
         tokio::select! {
             () = self.load.rung(), if wait != Wait::Answer => {}
-            () = self.link.changed(), if !self.waiting.is_empty() => {}
+            () = news(&mut self.link, idle.filter(|_| is_idle)), if is_idle || !self.waiting.is_empty() => {
+                if is_idle {
+                    // Nobody may want this lane for hours, and its channel keeps what the session knew.
+                    self.open = None;
+                }
+            }
             () = moved(&mut self.terms.gate), if !self.waiting.is_empty() => {}
             answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
             count = self.requests.recv_many(&mut arrived, self.terms.batch_max), if self.waiting.is_empty() && !self.is_over => {
@@ -339,6 +346,14 @@ impl LaneTask {
             // A caller that no longer waits has cancelled: the outcome is nobody's any more.
             drop(reply.send(confirm));
         }
+    }
+}
+
+/// Waits for the end of this session, or for any change of the link. Cancel-safe.
+async fn news(link: &mut LinkWatch, session: Option<SessionId>) {
+    match session {
+        Some(session) => link.lost(session).await,
+        None => link.changed().await,
     }
 }
 

@@ -17,9 +17,10 @@ pub fn prefetch(windows: impl Iterator<Item = u32>, cap: u16) -> Option<u16> {
 pub enum Need {
     /// Not now, whatever it is.
     None,
-    /// If it is large: the windows bound what is handed out anyway.
+    /// If it is large. What is sent ahead too much is bounded by the windows anyway, and what is sent too little comes as soon
+    /// as something is settled.
     Usual,
-    /// However small it is.
+    /// However small it is: nothing will be settled soon.
     Exact,
     /// The same, and at once.
     Urgent,

@@ -236,12 +236,11 @@ async fn a_lane_that_waits_for_a_stuck_queue_is_left_to_those_who_are_in_it() {
     for _ in 0..3 {
         assert!(!takes_first(lanes.next()), "nor does a stream begin there");
     }
-    let mut more = play.ask(1, 1).await;
+    let mut more = play.ask(1, 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(lanes.idlest().load(), 1, "all are stuck: one of them it is");
-    // The first in turn of those that are answered is the first again.
+    assert_eq!(lanes.idlest().load(), 1, "all are stuck: the one with the least it is");
     play.answer(2, Confirm::Stored).await;
-    assert_eq!([known(&mut stuck), known(&mut more)].concat(), [Confirm::Stored, Confirm::Stored]);
+    assert_eq!([known(&mut stuck), known(&mut more)].concat(), vec![Confirm::Stored; 3]);
     let _again = play.ask(0, 1).await;
     assert!(takes_first(lanes.idlest()), "what was answered is over");
 }
@@ -340,4 +339,22 @@ async fn a_lane_that_opens_a_channel_of_a_lost_session_lets_go_of_it() {
     let mut second = play.ask(0, 1).await;
     play.answer(1, Confirm::Stored).await;
     assert_eq!(known(&mut second), [Confirm::Stored]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_keeps_nothing_of_a_session_that_is_over() {
+    let mut play = Play::begin(None, 1);
+    play.up(1);
+    let before = Arc::strong_count(&play.played);
+    let mut answers = play.ask(0, 1).await;
+    play.answer(1, Confirm::Stored).await;
+    assert_eq!(known(&mut answers), [Confirm::Stored]);
+    assert!(Arc::strong_count(&play.played) > before, "its channel stays for the next one");
+    play.down();
+    settled().await;
+    assert!(Arc::strong_count(&play.played) < before, "and goes with its session");
+    play.up(2);
+    let mut answers = play.ask(0, 1).await;
+    play.answer(1, Confirm::Stored).await;
+    assert_eq!(known(&mut answers), [Confirm::Stored]);
 }

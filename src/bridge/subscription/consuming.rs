@@ -316,12 +316,15 @@ impl Pump {
                 let is_needed = is_step || idle > 0;
                 // What no handler works on has all of it: nothing else would come.
                 let is_starved = grows && idle >= usize::from(before);
+                // The broker sends nothing more.
+                let has_all = self.ledger.open_count() + self.ledger.waiting_count() >= usize::from(before);
                 let need = if grows && !is_needed {
                     // On a queue that trickles each small step would be one consumer more.
                     Need::None
                 } else if steps_up && is_step || is_starved {
                     Need::Urgent
-                } else if wanted.is_exact && !grows {
+                } else if grows && has_all {
+                    // Whoever has room gets nothing until something is settled, however little room that is.
                     Need::Exact
                 } else {
                     Need::Usual

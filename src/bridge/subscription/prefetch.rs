@@ -18,8 +18,6 @@ pub(super) struct Wanted {
     pub prefetch: Prefetch,
     /// Less than the windows take, because little is known of what comes.
     pub is_careful: bool,
-    /// No window bounds what is at the mercy of the next message: only this does.
-    pub is_exact: bool,
 }
 
 /// How a consumer whose prefetch is smaller than the windows comes to the whole.
@@ -78,16 +76,14 @@ impl Pump {
         let idle = idle.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         if self.trial.rules.is_one_by_one() {
             let prefetch = Prefetch::new(prefetch::prefetch(idle.into_iter().chain([1]), cap)?);
-            return Some(Wanted { prefetch, is_careful: false, is_exact: true });
+            return Some(Wanted { prefetch, is_careful: false });
         }
         let full = prefetch::prefetch(self.ledger.effective_windows().chain(idle), cap)?;
-        let is_deadly = self.may_be_deadly();
-        let trusted = if is_deadly { 1 } else { self.ledger.trusted(delivery.message_bytes_max) };
+        let trusted = if self.may_be_deadly() { 1 } else { self.ledger.trusted(delivery.message_bytes_max) };
         let trusted = trusted.saturating_add(idle.map(u64::from).iter().sum());
         let trusted = u16::try_from(trusted).unwrap_or(u16::MAX);
         let is_careful = trusted < full && !self.subscription.queue.is_single_active();
-        let prefetch = Prefetch::new(if is_careful { trusted } else { full });
-        Some(Wanted { prefetch, is_careful, is_exact: is_careful && is_deadly })
+        Some(Wanted { prefetch: Prefetch::new(if is_careful { trusted } else { full }), is_careful })
     }
 
     /// The next message may end this process. With the process everything that was sent ahead comes back, and a

@@ -231,7 +231,7 @@ impl Pump {
 
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
-        let ledger = self.ledger.next_wake(now.into_std()).map(Instant::from_std);
+        let ledger = self.ledger.next_wake().map(Instant::from_std);
         let pause = self.alarm_since.map(|at| at + ALARM_PATIENCE).filter(|at| *at > now);
         [
             ledger,

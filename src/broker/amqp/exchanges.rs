@@ -102,15 +102,22 @@ impl Exchanges {
     async fn look(&self, exchange: &ExchangeName) -> Result<(), BrokerError> {
         match self.scratch.look_for_exchange(exchange).await {
             // From 4.3 on a look wants a right on the exchange (measured on 4.3.6): the publish itself tells.
-            Ok(()) | Err(BrokerError::AccessRefused { .. }) => self.note(exchange, Standing::There),
+            Ok(()) | Err(BrokerError::AccessRefused { .. }) => self.learn(exchange, Standing::There),
             Err(error) => {
                 if let BrokerError::Missing { .. } = error {
-                    self.note(exchange, Standing::Missing(error.clone(), Instant::now() + MISSING_FOR));
+                    self.learn(exchange, Standing::Missing(error.clone(), Instant::now() + MISSING_FOR));
                 }
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Notes what a look has found, unless more was learned while it was under way.
+    fn learn(&self, exchange: &ExchangeName, standing: Standing) {
+        if matches!(self.lock().get(exchange), None | Some(Standing::Missing(..))) {
+            self.note(exchange, standing);
+        }
     }
 
     /// It was made as it was wanted.
@@ -152,6 +159,10 @@ impl Exchanges {
 
     fn note(&self, exchange: &ExchangeName, standing: Standing) {
         let mut known = self.lock();
+        if known.len() >= REMEMBERED_MAX {
+            // Whatever names somebody invents, what has refused us stays as long as there is room.
+            known.retain(|_, standing| !matches!(standing, Standing::Missing(..)));
+        }
         if known.len() >= REMEMBERED_MAX {
             known.clear();
         }

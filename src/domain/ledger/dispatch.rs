@@ -20,6 +20,7 @@ impl<L> Ledger<L> {
         now: Instant,
         mut next_id: impl FnMut() -> Option<DeliveryId>,
     ) -> Vec<(StreamId, DeliveryId)> {
+        self.dispatched = Some(now);
         let mut granted = self.dispatch_suspects(now, &mut next_id);
         let mut kept = VecDeque::new();
         // Streams that a suspect, or a large item, waits for: they get nothing more until it fits, or it would wait for ever.
@@ -117,13 +118,14 @@ impl<L> Ledger<L> {
     }
 
     /// When those that suspects wait for have changed by time alone: one that does not move, or a patience that is over.
-    pub(super) fn suspects_look_again(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn suspects_look_again(&self) -> Option<Instant> {
         if self.suspects.is_empty() {
             return None;
         }
         let stuck = self.streams.values().filter_map(Stream::is_stuck_at);
         let patience = self.blocked_since.map(|at| at + SUSPECTS_PATIENCE);
-        stuck.chain(patience).filter(|at| *at > now).min()
+        // What has changed before the last look was seen by it.
+        stuck.chain(patience).filter(|at| self.dispatched.is_none_or(|dispatched| *at > dispatched)).min()
     }
 
     fn idlest(&self, size: Size, reserved: &BTreeSet<StreamId>) -> Option<StreamId> {

@@ -73,6 +73,8 @@ pub struct Ledger<L> {
     group: usize,
     mean_body: MeanBody,
     lease_max: Duration,
+    /// The last `dispatch`.
+    dispatched: Option<Instant>,
 }
 
 impl<L> Ledger<L> {
@@ -80,7 +82,7 @@ impl<L> Ledger<L> {
     pub fn new(lease_max: Duration) -> Self {
         let (streams, open) = (BTreeMap::new(), HashMap::new());
         let (waiting, suspects, group, mean_body) = (VecDeque::new(), VecDeque::new(), 1, MeanBody::default());
-        Self { streams, open, waiting, suspects, blocked_since: None, group, mean_body, lease_max }
+        Self { streams, open, waiting, suspects, blocked_since: None, group, mean_body, lease_max, dispatched: None }
     }
 
     /// A handler has connected.
@@ -304,7 +306,7 @@ impl<L> Ledger<L> {
     }
 
     /// When `due` and `dispatch` are worth asking again, if nothing else happens.
-    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+    pub fn next_wake(&self) -> Option<Instant> {
         let limit = self.lease_max.saturating_sub(LEASE_MARGIN);
         let suspect = self.suspects.iter().map(|item| item.arrived + limit).min();
         let waiting = self.waiting.front().map(|item| item.arrived + limit);
@@ -313,7 +315,7 @@ impl<L> Ledger<L> {
             let open = self.open.get(id)?;
             Some((stream.clock_began()? + open.clock).min(stream.earliest? + limit))
         });
-        oldest.chain(waiting).chain(suspect).chain(self.suspects_look_again(now)).min()
+        oldest.chain(waiting).chain(suspect).chain(self.suspects_look_again()).min()
     }
 
     /// Unsettled deliveries of a stream, those being settled included; `None` = no such stream.

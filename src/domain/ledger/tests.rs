@@ -159,11 +159,11 @@ fn only_the_oldest_delivery_has_a_running_clock() {
     let mut bench = Bench::with_window(3);
     bench.arrive(&["a", "b"]);
     bench.dispatch();
-    assert_eq!(bench.ledger.next_wake(bench.now), Some(bench.now + MINUTE));
+    assert_eq!(bench.ledger.next_wake(), Some(bench.now + MINUTE));
     let due = bench.pass(MINUTE);
     assert_eq!(due, [Due { holder: Some((ONE, DeliveryId(1))), load: "a", clock: Clock::SettleTimeout }]);
     assert_eq!(bench.verdict(ONE, 1, VerdictKind::Ack), Answer::Result(Outcome::LeaseExpired));
-    assert_eq!(bench.ledger.next_wake(bench.now), Some(bench.now + MINUTE), "the clock of the second begins now");
+    assert_eq!(bench.ledger.next_wake(), Some(bench.now + MINUTE), "the clock of the second begins now");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn what_is_sent_ahead_is_trusted_by_what_has_come() {
 fn what_waits_too_long_for_a_handler_goes_back() {
     let mut bench = Bench::with_window(0);
     bench.arrive(&["a"]);
-    assert_eq!(bench.ledger.next_wake(bench.now), Some(bench.now + Duration::from_mins(24)));
+    assert_eq!(bench.ledger.next_wake(), Some(bench.now + Duration::from_mins(24)));
     let due = bench.pass(Duration::from_mins(24));
     assert_eq!(due, [Due { holder: None, load: "a", clock: Clock::LeaseLimit }]);
 }

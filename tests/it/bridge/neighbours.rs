@@ -66,6 +66,24 @@ async fn beside_handlers_that_settle_nothing_another_one_handles_all_the_rest_an
     }
 }
 
+/// failures.md H4: five long tasks are all that the broker may send ahead, and one more is less than a quarter of it.
+#[tokio::test(start_paused = true)]
+async fn a_handler_with_a_small_window_has_its_share_beside_many_that_work_long() {
+    let bench = Bench::start();
+    publish(&bench, 0..100).await;
+    let mut busy = Vec::new();
+    for _ in 0..5 {
+        let mut handler = bench.join(1).await;
+        handler.receive(1).await;
+        busy.push(handler);
+    }
+    let asked = Instant::now();
+    let mut another = bench.join(1).await;
+    another.receive(1).await;
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    bench.depth_becomes("work", 94, 6).await;
+}
+
 /// failures.md L3.
 #[tokio::test(start_paused = true)]
 async fn copies_of_one_subscription_that_get_no_confirm_hold_up_nobody_elses() {
