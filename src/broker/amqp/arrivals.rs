@@ -70,22 +70,12 @@ impl AmqpArrivals {
     /// then, and all of it is put in the order of the channel.
     fn take_all_ready(&mut self, count: usize, context: &mut Context<'_>) -> Option<End> {
         let mut end = None;
-        // A bound on each would leave lower tags behind for the next time; the prefetch bounds them all.
-        let count = if self.active.len() > 1 { usize::MAX } else { count };
         loop {
             let before = self.waiting.len();
             for consumer in &mut self.active {
-                let this = take_ready(consumer, &mut self.waiting, count, context);
-                end = end.or(this);
+                end = end.or_else(|| take_ready(consumer, &mut self.waiting, count, context));
             }
-            if end.is_some() {
-                // All go with the first that ends, and what they hold came before.
-                for consumer in &mut self.active {
-                    take_ready(consumer, &mut self.waiting, usize::MAX, context);
-                }
-                break;
-            }
-            if self.active.len() < 2 || self.waiting.len() == before {
+            if end.is_some() || self.active.len() < 2 || self.waiting.len() == before {
                 break;
             }
         }
@@ -175,6 +165,14 @@ impl AmqpArrivals {
         for tag in self.active.iter().map(Consumer::tag) {
             self.shared.cancel(tag).await?;
         }
+        // Each has ended, and each may hold something: below, the others would go with the first that ends.
+        poll_fn(|context| {
+            for consumer in &mut self.active {
+                take_ready(consumer, &mut self.waiting, usize::MAX, context);
+            }
+            Poll::Ready(())
+        })
+        .await;
         self.gather_all().await;
         self.active.clear();
         self.over = Some(self.cancelled());

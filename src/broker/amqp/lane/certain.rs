@@ -52,10 +52,10 @@ impl Out {
         self.batches.iter().flat_map(Batch::ids)
     }
 
-    /// Waits until another batch is complete; answers those, oldest first, of which all is known then. None may be. Each is to
-    /// be handed to [`Self::outcomes`] in this order. Cancel-safe.
+    /// Waits until another batch is complete, for ever while none is out; answers those, oldest first, of which all is known
+    /// then. None may be. Each is to be handed to [`Self::outcomes`] in this order. Cancel-safe.
     pub(super) async fn next(&mut self) -> Vec<Batch> {
-        let Some(batch) = self.batches.get_mut(self.complete) else { return Vec::new() };
+        let Some(batch) = self.batches.get_mut(self.complete) else { return std::future::pending().await };
         batch.complete().await;
         self.complete += 1;
         self.has_failed |= batch.has_failed();
