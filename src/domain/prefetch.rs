@@ -89,11 +89,15 @@ mod tests {
         Instant::now()
     }
 
+    /// Moments, in milliseconds from the beginning of a test.
+    fn clock() -> impl Fn(u64) -> Instant {
+        let begun = begin();
+        move |ms| begun + Duration::from_millis(ms)
+    }
+
     #[test]
     fn a_change_is_told_once_the_handlers_that_come_together_have_come() {
-        let begun = begin();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let mut gathering = Gathering::new(100);
+        let (at, mut gathering) = (clock(), Gathering::new(100));
         assert!(!gathering.tells(at(0), 200, Need::Usual));
         assert!(!gathering.tells(at(199), 800, Need::Usual));
         assert_eq!(gathering.due(), Some(at(200)), "counted from the first of them");
@@ -111,9 +115,7 @@ mod tests {
 
     #[test]
     fn a_difference_of_less_than_a_quarter_waits_until_it_has_grown_and_delays_no_larger_one() {
-        let begun = begin();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let mut gathering = Gathering::new(100);
+        let (at, mut gathering) = (clock(), Gathering::new(100));
         assert!(!gathering.tells(at(0), 76, Need::Usual));
         assert_eq!(gathering.due(), None, "nothing to look at again: the next change of a window asks");
         assert!(!gathering.tells(at(1_000), 75, Need::Usual));
@@ -125,9 +127,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_taken_back_in_time_is_never_told() {
-        let begun = begin();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let mut gathering = Gathering::new(100);
+        let (at, mut gathering) = (clock(), Gathering::new(100));
         assert!(!gathering.tells(at(0), 200, Need::Usual));
         assert!(!gathering.tells(at(100), 100, Need::Usual));
         assert!(!gathering.tells(at(250), 200, Need::Usual), "a new change, with a new beginning");
@@ -136,18 +136,14 @@ mod tests {
 
     #[test]
     fn where_it_counts_each_one_is_told_after_the_same_time() {
-        let begun = begin();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let mut gathering = Gathering::new(100);
+        let (at, mut gathering) = (clock(), Gathering::new(100));
         assert!(!gathering.tells(at(0), 99, Need::Exact));
         assert!(gathering.tells(at(200), 98, Need::Exact));
     }
 
     #[test]
     fn what_is_not_needed_any_more_when_it_is_due_wakes_nobody() {
-        let begun = begin();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let mut gathering = Gathering::new(16);
+        let (at, mut gathering) = (clock(), Gathering::new(16));
         assert!(!gathering.tells(at(0), 33, Need::Usual));
         assert!(!gathering.tells(at(200), 32, Need::None));
         assert_eq!(gathering.due(), None);

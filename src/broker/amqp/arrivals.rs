@@ -66,8 +66,8 @@ impl AmqpArrivals {
         });
     }
 
-    /// Until none of the consumers has more: what came to one of them before something that was taken from another is there by
-    /// then, and all of it is put in the order of the channel.
+    /// Until none of the consumers has more, or there is enough: what came to one of them before something that was taken from
+    /// another is there by then, and all that was taken is put in the order of the channel.
     fn take_all_ready(&mut self, count: usize, context: &mut Context<'_>) -> Option<End> {
         let mut end = None;
         loop {
