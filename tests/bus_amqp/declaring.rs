@@ -11,11 +11,12 @@ use sidebus::domain::difference::{FoundExchange, FoundQueue, ObjectState};
 use sidebus::domain::message::Value;
 use sidebus::domain::name::{ExchangeName, QueueName};
 use sidebus::domain::subscription::Binding;
-use sidebus::domain::topology::{Plan, Queue, Step, TopologyMode};
+use sidebus::domain::topology::{Exchange, ExchangeKind, Plan, Queue, Step, TopologyMode};
 use sidebus::domain::version::Version;
 
 use crate::lab::{RabbitLab, declare};
 use crate::support::rabbitmq;
+use crate::support::scene::Scene;
 
 /// A plan for one quorum queue.
 fn quorum(lab: &RabbitLab, mode: TopologyMode) -> Arc<Plan> {
@@ -49,6 +50,32 @@ async fn of_sidecars_that_start_at_once_each_has_the_queue() {
     let plan = quorum(&lab, TopologyMode::Create);
     let both = tokio::join!(one.apply(Arc::clone(&plan)), two.apply(plan));
     assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_deleted_while_it_is_compared_is_never_made_again_as_it_was() {
+    let lab = RabbitLab::new().await;
+    let session = lab.session().await;
+    let scene = Scene::new().await;
+    let amqp = scene.amqp().await;
+    for number in 0..200_usize {
+        let name = scene.name(&format!("deleted-{number}"));
+        amqp.exchange(&name, lapin::ExchangeKind::Direct).await;
+        let mut wish = Exchange::durable(ExchangeName::from_broker(&name), ExchangeKind::Fanout);
+        wish.named.insert("type".to_owned());
+        let plan = Arc::new(Plan { mode: TopologyMode::Create, steps: vec![Step::Exchange(wish)] });
+        let delete = async {
+            // Round trips, so that it falls between other steps of the look each time.
+            for _ in 0..number % 12 {
+                assert_eq!(amqp.depth(&scene.name("none")).await, None);
+            }
+            amqp.delete_exchange(&name).await;
+        };
+        let _ = tokio::join!(session.apply(Arc::clone(&plan)), delete);
+        let after = session.apply(plan).await;
+        assert!(after.is_ok(), "{number}: {after:?}");
+        amqp.delete_exchange(&name).await;
+    }
 }
 
 /// The login of a user with these rights on everything: configure, write, read; `None` = users can be made on a private

@@ -78,6 +78,8 @@ async fn a_dead_letter_exchange_of_another_type_stops_its_subscriptions_and_no_p
         let delivery = handler.delivery().await;
         handler.dead_letter(&delivery).await;
         amqp.wait_for_depth(&dlq, 1).await;
+        // It would hold the next message until the grace of the stop is over.
+        handler.leave().await;
 
         // Without a restart, once it is mended.
         amqp.delete_exchange(&scene.name("dlx")).await;

@@ -1,7 +1,8 @@
 //! What RabbitMQ says of an object that exists otherwise: the forms that Sidebus reads, and the guard that keeps a
 //! comparison from making something.
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use sidebus::domain::version::Version;
 
@@ -102,5 +103,35 @@ async fn an_argument_that_the_type_never_has_is_ignored_where_the_queue_exists_a
         declare(&amqp, &queue, arguments(&guarded)).await.expect("it is compared without the guard");
         let options = QueueDeleteOptions { if_unused: false, if_empty: false, nowait: false };
         amqp.channel.queue_delete(queue.as_str().into(), options).await.expect("it goes");
+    }
+}
+
+#[tokio::test]
+async fn an_alternate_exchange_that_is_no_name_is_told_last_where_the_exchange_exists_and_keeps_it_from_being_made() {
+    let scene = Scene::new().await;
+    let amqp = scene.amqp().await;
+    let declare = async |exchange: &str, kind: ExchangeKind, alternate: Option<AMQPValue>| {
+        let channel = amqp.connection.create_channel().await.expect("a channel");
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let arguments = alternate.map(|value| arguments(&[("alternate-exchange", value)])).unwrap_or_default();
+        let declared = channel.exchange_declare(exchange.into(), kind, options, arguments).await;
+        declared.map_err(|error| error.to_string())
+    };
+    let guard = || Some(AMQPValue::Double(1.0));
+    for (number, (alternate, current)) in
+        [(None, "none"), (Some("1.0"), "'1.0'"), (Some("it's but current is x"), "'it's but current is x'")]
+            .into_iter()
+            .enumerate()
+    {
+        let exchange = scene.name(&format!("guarded-{number}"));
+        let refused = declare(&exchange, ExchangeKind::Direct, guard()).await.expect_err("it is not made");
+        assert!(refused.contains("invalid type 'double' for arg 'alternate-exchange'"), "{refused}");
+        let existing = alternate.map(text);
+        declare(&exchange, ExchangeKind::Direct, existing).await.expect("it is made, so nothing was there");
+        let refused = declare(&exchange, ExchangeKind::Fanout, guard()).await.expect_err("another type");
+        assert!(refused.contains("inequivalent arg 'type'"), "{refused}");
+        let refused = declare(&exchange, ExchangeKind::Direct, guard()).await.expect_err("the guard is compared");
+        let expected = format!("inequivalent arg 'alternate-exchange' for exchange '{exchange}' in vhost '");
+        assert!(refused.contains(&expected) && refused.ends_with(&format!("but current is {current}")), "{refused}");
     }
 }

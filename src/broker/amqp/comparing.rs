@@ -141,15 +141,12 @@ impl Eyes<'_> {
     }
 
     async fn probe(self, wanted: Wanted<'_>, shape: Shape) -> Result<Seen, BrokerError> {
-        let mut probe = Probe::new(wanted.object(), shape);
+        let fits = wanted.compare(&shape).named.is_empty();
+        let probe = Probe::new(wanted.object(), shape);
+        let mut probe = if fits { probe.may_make() } else { probe };
         for _ in 0..ROUNDS_MAX {
             let reason = match self.admin.declare(wanted, &probe.declared()).await {
-                Ok(()) => {
-                    let shape = probe.shape().clone().without_the_impossible();
-                    let comparison = wanted.compare(&shape);
-                    self.shapes.remember(wanted.object(), shape);
-                    return Ok(Seen::There(Sight { comparison, unknown: None }));
-                }
+                Ok(()) => return Ok(self.known(wanted, &probe)),
                 Err(BrokerError::Mismatch { reason, .. }) => reason,
                 Err(BrokerError::AccessRefused { reason, .. }) => return Ok(Seen::There(Sight::unknown(reason))),
                 Err(error) => return Err(error),
@@ -157,6 +154,7 @@ impl Eyes<'_> {
             match probe.heed(reason) {
                 Next::Again => {}
                 Next::Vanished => return Ok(Seen::Vanished),
+                Next::Known => return Ok(self.known(wanted, &probe)),
                 Next::Unknown(reason) => {
                     let comparison = wanted.compare(probe.shape());
                     return Ok(Seen::There(Sight { comparison, unknown: Some(reason) }));
@@ -165,6 +163,13 @@ impl Eyes<'_> {
         }
         let reason = format!("more than {ROUNDS_MAX} differences were told one by one");
         Ok(Seen::There(Sight::unknown(reason)))
+    }
+
+    fn known(self, wanted: Wanted<'_>, probe: &Probe) -> Seen {
+        let shape = probe.shape().clone().without_the_impossible();
+        let comparison = wanted.compare(&shape);
+        self.shapes.remember(wanted.object(), shape);
+        Seen::There(Sight { comparison, unknown: None })
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Probe {
     told: Vec<String>,
     /// Types that were not tried yet.
     types: Vec<&'static str>,
+    /// Whether the first declaration may make what it says.
+    may_make: bool,
 }
 
 /// What a refusal leads to.
@@ -30,6 +32,8 @@ pub(super) enum Next {
     Again,
     /// The object is not there any more.
     Vanished,
+    /// All is told.
+    Known,
     /// Nothing further can be found out, and why.
     Unknown(String),
 }
@@ -37,7 +41,13 @@ pub(super) enum Next {
 impl Probe {
     /// For an object such as `queue player-projector`, beginning with what it most likely is.
     pub(super) fn new(object: String, shape: Shape) -> Self {
-        Self { object, shape, told: Vec::new(), types: TYPES.to_vec() }
+        Self { object, shape, told: Vec::new(), types: TYPES.to_vec(), may_make: false }
+    }
+
+    /// Begins without a guard: nobody minds if an exchange that was deleted a moment ago is made so. The broker accepts
+    /// such a declaration, where it writes one with a guard into its log.
+    pub(super) fn may_make(self) -> Self {
+        Self { may_make: true, ..self }
     }
 
     /// What is known so far.
@@ -47,19 +57,16 @@ impl Probe {
 
     /// What is declared next: what is known, and the guard.
     pub(super) fn declared(&self) -> Shape {
-        match (self.guard(), self.shape.clone()) {
-            (Guard::With(key, value), Shape::Queue(mut queue)) => {
-                queue.arguments.entry(key.to_owned()).or_insert(value);
-                Shape::Queue(queue)
-            }
-            (Guard::With(..) | Guard::NeverHad | Guard::Spent, shape) => shape,
+        match self.guard() {
+            Some(Guard::With(key, value)) => self.shape.clone().with(key, value),
+            Some(Guard::Spent) | None => self.shape.clone(),
         }
     }
 
     /// Takes in why the broker refused the last declaration.
     pub(super) fn heed(&mut self, reason: String) -> Next {
-        if let Guard::With(key, _) = self.guard()
-            && reason.contains(&format!("invalid arg '{key}'"))
+        if let Some(Guard::With(key, _)) = self.guard()
+            && is_refused_guard(&reason, key)
         {
             return Next::Vanished;
         }
@@ -70,11 +77,18 @@ impl Probe {
         if self.told.contains(&key) {
             return Next::Unknown(reason);
         }
+        let is_guard = matches!(self.guard(), Some(Guard::With(guard, _)) if guard == key);
+        // Cut from the text: it may well be as it is wanted.
+        if is_guard && matches!((&current, &self.shape), (Current::Untold, Shape::Exchange(_))) {
+            return Next::Unknown(reason);
+        }
         self.shape.take_over(&key, &current);
         self.told.push(key);
-        match self.guard() {
-            Guard::Spent => self.assume_another_type(),
-            Guard::With(..) | Guard::NeverHad => Next::Again,
+        match (self.shape.guard(&self.told), &self.shape) {
+            (Guard::With(..), _) => Next::Again,
+            // It is compared last.
+            (Guard::Spent, Shape::Exchange(_)) => Next::Known,
+            (Guard::Spent, Shape::Queue(_)) => self.assume_another_type(),
         }
     }
 
@@ -85,7 +99,7 @@ impl Probe {
         let is_told = self.told.iter().any(|key| key == QUEUE_TYPE);
         while let Some(kind) = self.types.pop().filter(|_| !is_told) {
             self.shape.take_over(QUEUE_TYPE, &Current::Value(Value::text(kind)));
-            if let Guard::With(..) = self.guard() {
+            if let Guard::With(..) = self.shape.guard(&self.told) {
                 return Next::Again;
             }
         }
@@ -93,9 +107,17 @@ impl Probe {
         Next::Unknown(UNGUARDED.to_owned())
     }
 
-    fn guard(&self) -> Guard {
-        self.shape.guard(&self.told)
+    /// `None` = it goes without.
+    fn guard(&self) -> Option<Guard> {
+        let is_free = self.may_make && self.told.is_empty() && matches!(self.shape, Shape::Exchange(_));
+        (!is_free).then(|| self.shape.guard(&self.told))
     }
+}
+
+/// Whether the broker would have had to make the object: it says so of queues and of exchanges in this order.
+fn is_refused_guard(reason: &str, key: &str) -> bool {
+    reason.contains(&format!("invalid arg '{key}'"))
+        || (reason.contains("invalid type '") && reason.contains(&format!("' for arg '{key}'")))
 }
 
 #[cfg(test)]
@@ -131,7 +153,7 @@ mod tests {
             guards.push(guard.clone());
             match probe.heed(refused(&guard, AS_ONE)) {
                 Next::Again => {}
-                end @ (Next::Vanished | Next::Unknown(_)) => break end,
+                end @ (Next::Vanished | Next::Known | Next::Unknown(_)) => break end,
             }
         };
         assert_eq!(
@@ -192,19 +214,49 @@ mod tests {
         assert_eq!(probe.heed("something new".to_owned()), Next::Unknown("something new".to_owned()));
     }
 
-    #[test]
-    fn an_exchange_has_no_guard_and_is_compared_without() {
-        let exchange = FoundExchange {
-            kind: "topic".to_owned(),
+    fn exchange(kind: &str, alternate: Option<&str>) -> Shape {
+        Shape::Exchange(FoundExchange {
+            kind: kind.to_owned(),
             durable: true,
             auto_delete: false,
             internal: false,
-            arguments: Headers::new(),
-        };
-        let mut probe = Probe::new("exchange x".to_owned(), Shape::Exchange(exchange.clone()));
-        assert_eq!(probe.declared(), Shape::Exchange(exchange.clone()));
-        let refused = "inequivalent arg 'type' for exchange 'x' in vhost '/': received 'topic' but current is 'fanout'";
-        assert_eq!(probe.heed(refused.to_owned()), Next::Again);
-        assert_eq!(probe.shape(), &Shape::Exchange(FoundExchange { kind: "fanout".to_owned(), ..exchange }));
+            arguments: alternate.map(|name| ("alternate-exchange".to_owned(), Value::text(name))).into_iter().collect(),
+        })
+    }
+
+    fn refused_exchange(key: &str, values: &str) -> String {
+        format!("inequivalent arg '{key}' for exchange 'x' in vhost '/': received {values}")
+    }
+
+    const GUARDED: &str = "the value '1.0' of type 'double' but current is none";
+
+    #[test]
+    fn an_exchange_that_differs_is_declared_with_a_guard_only_which_tells_the_last_of_it() {
+        let mut probe = Probe::new("exchange x".to_owned(), exchange("topic", Some("spare"))).may_make();
+        assert_eq!(probe.declared(), exchange("topic", Some("spare")), "it may be made so");
+        assert_eq!(probe.heed(refused_exchange("type", "'topic' but current is 'fanout'")), Next::Again);
+        let guarded = exchange("fanout", None).with("alternate-exchange", Value::Double(1.0));
+        assert_eq!(probe.declared(), guarded);
+        assert_eq!(probe.heed(refused_exchange("alternate-exchange", GUARDED)), Next::Known);
+        assert_eq!(probe.shape(), &exchange("fanout", None));
+    }
+
+    #[test]
+    fn an_exchange_that_may_not_be_made_so_has_a_guard_from_the_beginning_and_is_seen_to_be_gone() {
+        let mut probe = Probe::new("exchange x".to_owned(), exchange("direct", None));
+        assert_eq!(probe.declared(), exchange("direct", None).with("alternate-exchange", Value::Double(1.0)));
+        let gone = "PRECONDITION_FAILED - invalid type 'double' for arg 'alternate-exchange' in exchange 'x'";
+        assert_eq!(probe.heed(gone.to_owned()), Next::Vanished);
+    }
+
+    #[test]
+    fn an_alternate_exchange_that_is_cut_from_the_text_of_a_guard_is_unknown() {
+        let cut = refused_exchange("alternate-exchange", "'1....");
+        let mut probe = Probe::new("exchange x".to_owned(), exchange("direct", Some("spare")));
+        assert_eq!(probe.heed(cut.clone()), Next::Unknown(cut.clone()));
+        assert_eq!(probe.shape(), &exchange("direct", Some("spare")), "it may be as it is wanted");
+        let mut probe = Probe::new("exchange x".to_owned(), exchange("direct", Some("spare"))).may_make();
+        assert_eq!(probe.heed(cut), Next::Known);
+        assert_ne!(probe.shape(), &exchange("direct", Some("spare")), "the broker has compared it with the wish");
     }
 }

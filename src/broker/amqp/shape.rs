@@ -138,23 +138,39 @@ impl Shape {
 
     /// The next guard. A broker that has told a key compares it, so that it guards no longer.
     pub(super) fn guard(&self, told: &[String]) -> Guard {
-        let Self::Queue(queue) = self else { return Guard::NeverHad };
-        let mut left = impossible_for(&queue.arguments).iter().filter(|key| !told.iter().any(|told| told == *key));
-        left.next().map_or(Guard::Spent, |key| Guard::With(key, Value::Int64(1)))
+        let (keys, value): (&[&str], _) = match self {
+            Self::Queue(queue) => (impossible_for(&queue.arguments), Value::Int64(1)),
+            // No name reads like a number of this type, so that what the broker tells beside it is read as a text.
+            Self::Exchange(_) => (&[ALTERNATE], Value::Double(1.0)),
+        };
+        let mut left = keys.iter().filter(|key| !told.iter().any(|told| told == *key));
+        left.next().map_or(Guard::Spent, |key| Guard::With(key, value))
+    }
+
+    /// The declaration with this argument, whatever it has for it.
+    pub(super) fn with(mut self, key: &str, value: Value) -> Self {
+        match &mut self {
+            Self::Exchange(FoundExchange { arguments, .. }) | Self::Queue(FoundQueue { arguments, .. }) => {
+                arguments.insert(key.to_owned(), value);
+            }
+        }
+        self
     }
 }
 
 /// What keeps a comparison from making something.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Guard {
-    /// An argument that the broker ignores when a queue of this type exists, and refuses when it would have to make one:
-    /// a comparison that carries it creates nothing, even when the queue was deleted a moment ago.
+    /// An argument that the broker refuses when it would have to make the object: a comparison that carries it creates
+    /// nothing, even when the object was deleted a moment ago. Where a queue of that type exists it is ignored; an
+    /// exchange is compared with it last of all (`bus_amqp::inequivalent`).
     With(&'static str, Value),
-    /// There is none for an exchange. One that is made again this way holds no messages.
-    NeverHad,
-    /// There is none left.
+    /// There is none left. Of an exchange everything was told then.
     Spent,
 }
+
+/// The one argument of an exchange that the broker compares. One that is no text is refused when an exchange is made.
+const ALTERNATE: &str = "alternate-exchange";
 
 /// Arguments that RabbitMQ refuses for a queue of this type when it is made, and does not compare when it exists
 /// (measured on 3.10.8; the lists of arguments by type in its source).
