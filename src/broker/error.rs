@@ -85,7 +85,8 @@ pub enum BrokerError {
         /// Such as `queue player-projector`.
         object: String,
     },
-    /// The broker stopped the consumer: usually its queue was deleted.
+    /// The broker stopped the consumer: its queue was deleted, or acks were late (quorum queues from RabbitMQ 4.3 on). What was
+    /// unsettled is gone, or comes again.
     #[error("the broker cancelled the consumer of queue {queue}")]
     ConsumerCancelled {
         /// The queue.
@@ -317,7 +318,10 @@ impl BrokerError {
                  stop that process or use another name"
             }
             Self::Blocked { .. } => "free memory or disk on the broker; see its log for the alarm",
-            Self::ConsumerCancelled { .. } => "the queue was probably deleted; Sidebus looks again by itself",
+            Self::ConsumerCancelled { .. } => {
+                "the queue was deleted, or (from RabbitMQ 4.3 on) a delivery was held for longer than the broker's \
+                 consumer_timeout: keep max_lease below it; Sidebus consumes again by itself"
+            }
             Self::ChannelClosed { .. } | Self::SessionLost { .. } | Self::TimedOut { .. } => {
                 "Sidebus tries again by itself; see the broker's log for the cause"
             }

@@ -10,10 +10,13 @@ use sidebus::broker::{
     Arrivals, Broker, BrokerError, Confirm, ConsumeOptions, Incoming, LaneRole, Prefetch, Proof, Session, SessionEvent,
     SessionId, Settled, Settlement,
 };
+use sidebus::domain::message::Value;
+use sidebus::domain::name::QueueName;
+use sidebus::domain::version::Version;
 use tokio::time::timeout;
 
-use crate::lab::{PATIENCE, RabbitLab, declare, number, to_queue};
-use crate::support::rabbitmq::{BrokerHandle, SharedBroker};
+use crate::lab::{PATIENCE, RabbitLab, declare, declare_with, number, to_queue};
+use crate::support::rabbitmq::{self, BrokerHandle, SharedBroker};
 
 fn options(prefetch: u16) -> ConsumeOptions {
     ConsumeOptions { prefetch: Prefetch::new(prefetch), exclusive: false, own_connection: false }
@@ -108,6 +111,72 @@ async fn a_deleted_queue_ends_its_consumer_alone() {
     assert_eq!(take(&mut *kept, 1).await.len(), 1);
 }
 
+/// The same where the prefetch has grown, and with it the consumers of the channel: they end one after the other.
+#[tokio::test]
+async fn a_deleted_queue_ends_all_consumers_of_a_channel_as_it_ends_one() {
+    let lab = RabbitLab::new().await;
+    let session = lab.session().await;
+    for number in 0..20 {
+        let gone = lab.queue(&format!("gone-{number}"));
+        declare(&*session, &gone).await;
+        let (mut lost, _lost) = session.consume(gone.clone(), options(1)).await.expect("a consumer");
+        for prefetch in 2..=8 {
+            lost.set_prefetch(Prefetch::new(prefetch)).await.expect("another consumer");
+        }
+        let (end, ()) = tokio::join!(timeout(PATIENCE, lost.next_batch(1)), lab.delete_queue(&gone));
+        let end = end.expect("an end").map(|_| ());
+        assert_eq!(end, Err(BrokerError::ConsumerCancelled { queue: gone.as_str().to_owned() }));
+    }
+}
+
+/// failures.md L8, from 4.3 on: the broker cancels the one consumer whose acks are late, and serves the others.
+#[tokio::test]
+async fn one_consumer_of_several_that_is_cancelled_ends_its_channel_and_what_it_has_goes_to_whoever_reads() {
+    if rabbitmq::shared().await.version().await < Version::new(4, 3, 0) {
+        println!("skipped: RabbitMQ cancels a consumer for late acks from 4.3 on only");
+        return;
+    }
+    let node = BrokerHandle::start_set("consumer_timeout = 6000\n").await;
+    // Otherwise it looks once a minute.
+    node.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 500)."]).await;
+    let shared = SharedBroker::private(node);
+    let session = broker_of(&shared, PATIENCE).connect(SessionId(1)).await.expect("a session");
+    let queues = (0..20).map(|number| QueueName::parse(&format!("late-{number}")).expect("a good name"));
+    let queues: Vec<QueueName> = queues.collect();
+    let late = queues.iter().enumerate().map(async |(number, queue)| {
+        declare_with(&*session, queue, [("x-queue-type", Value::text("quorum"))]).await;
+        let (mut arrivals, settler) = session.consume(queue.clone(), options(1)).await.expect("a consumer");
+        fill(&*session, queue.as_str(), 1).await;
+        let mut held = take(&mut *arrivals, 1).await;
+        arrivals.set_prefetch(Prefetch::new(3)).await.expect("another consumer");
+        let are_both_late = number % 2 == 1;
+        if are_both_late {
+            fill(&*session, queue.as_str(), 2).await;
+            held.extend(take(&mut *arrivals, 2).await);
+        }
+        let end = async {
+            loop {
+                // What comes again may come to the other one.
+                if let Err(end) = arrivals.next_batch(1).await {
+                    break end;
+                }
+            }
+        };
+        let end = timeout(PATIENCE, end).await.expect("an end");
+        assert_eq!(end, BrokerError::ConsumerCancelled { queue: queue.as_str().to_owned() });
+        drop((arrivals, settler, held));
+    });
+    futures_util::future::join_all(late).await;
+    // Closing a channel in that moment has not cost the session.
+    for (number, queue) in queues.into_iter().enumerate() {
+        fill(&*session, queue.as_str(), 5).await;
+        let (mut others, mut settler) = session.consume(queue, options(10)).await.expect("a consumer");
+        let count = if number % 2 == 1 { 8 } else { 6 };
+        let taken = take(&mut *others, count).await;
+        assert_eq!(settler.settle(acks(taken), Proof::Read).await, vec![Settled::Applied; count]);
+    }
+}
+
 fn broker_of(shared: &SharedBroker, confirm_timeout: Duration) -> AmqpBroker {
     AmqpBroker::new(AmqpOptions { confirm_timeout, ..shared.options() })
 }
@@ -118,7 +187,7 @@ async fn a_killed_broker_ends_the_session_and_comes_back_with_everything_confirm
     let mut shared = SharedBroker::private(BrokerHandle::start().await);
     let broker = broker_of(&shared, PATIENCE);
     let session = broker.connect(SessionId(1)).await.expect("a session");
-    let queue = sidebus::domain::name::QueueName::parse("work").expect("a good name");
+    let queue = QueueName::parse("work").expect("a good name");
     declare(&*session, &queue).await;
     fill(&*session, "work", 10).await;
     let (mut arrivals, mut settler) = session.consume(queue.clone(), options(10)).await.expect("a consumer");
@@ -147,7 +216,7 @@ async fn an_alarm_blocks_publishes_and_lets_acks_through() {
     let shared = SharedBroker::private(BrokerHandle::start().await);
     let node = shared.node.as_ref().expect("a private node");
     let session = broker_of(&shared, Duration::from_secs(2)).connect(SessionId(1)).await.expect("a session");
-    let queue = sidebus::domain::name::QueueName::parse("work").expect("a good name");
+    let queue = QueueName::parse("work").expect("a good name");
     declare(&*session, &queue).await;
     fill(&*session, "work", 1).await;
     let (mut arrivals, mut settler) = session.consume(queue, options(10)).await.expect("a consumer");

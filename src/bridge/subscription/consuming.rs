@@ -66,9 +66,9 @@ impl Pump {
                     self.pardon_unseen();
                     self.settling.retire(channel);
                 }
-                Err(error) => {
+                Err(_) => {
                     self.pardon_unseen();
-                    self.consumer_gone(channel, &error);
+                    self.consumer_gone(channel);
                 }
             }
         }
@@ -184,22 +184,16 @@ impl Pump {
         self.note_unparsable(&error);
         self.pardon_unseen();
         if let Some(channel) = self.intake.channel() {
-            self.consumer_gone(channel, &error);
+            self.consumer_gone(channel);
         }
         self.try_again(error);
     }
 
-    /// The consumer of this channel is no more.
-    fn consumer_gone(&mut self, channel: Channel, error: &BrokerError) {
-        if let BrokerError::ConsumerCancelled { .. } = error {
-            // The channel lives: what handlers hold can still be settled.
-            self.settling.retire(channel);
-        } else {
-            // Whatever the channel still is: without its two halves it is closed, and the broker hands out again what was
-            // unsettled on it.
-            self.settling.forget(channel);
-            self.receipts_lost(|load| load.channel() == channel);
-        }
+    /// The consumer of this channel is no more. Whatever the channel still is: without its two halves it is closed, and the broker
+    /// hands out again what was unsettled on it.
+    fn consumer_gone(&mut self, channel: Channel) {
+        self.settling.forget(channel);
+        self.receipts_lost(|load| load.channel() == channel);
     }
 
     fn try_again(&mut self, error: BrokerError) {

@@ -57,13 +57,26 @@ impl AmqpArrivals {
         });
         self.retiring = leaving;
         let Some(end) = self.take_all_ready(count, context) else { return };
-        self.active.clear();
-        self.over = Some(match end {
+        let reason = match end {
             End::Failed(error) => self.shared.cause(error::ended(&error)),
-            // lapin ends the stream without an error when the queue is deleted, and leaves the channel as it is.
-            End::Plain if self.shared.is_alive() => self.cancelled(),
+            // lapin ends the stream without an error when the broker cancels a consumer, and leaves the channel as it is.
+            End::Plain if self.shared.is_alive() => {
+                self.give_up();
+                self.cancelled()
+            }
             End::Plain => self.shared.cause(BrokerError::SessionLost { reason: "the channel was closed".to_owned() }),
-        });
+        };
+        self.active.clear();
+        self.over = Some(reason);
+    }
+
+    /// The queue was deleted; or, from 4.3 on, a quorum queue cancels the one consumer whose acks are late, takes back what it
+    /// has and serves the others of the channel. Nobody reads from those any more, so they go with the channel, and what
+    /// is here with them: all of it comes again, unless the queue has gone.
+    fn give_up(&mut self) {
+        self.shared.close();
+        self.waiting.clear();
+        self.retiring.clear();
     }
 
     /// Until none of the consumers has more, or there is enough: what came to one of them before something that was taken from
