@@ -85,8 +85,8 @@ pub enum BrokerError {
         /// Such as `queue player-projector`.
         object: String,
     },
-    /// The broker stopped the consumer: its queue was deleted, or acks were late (quorum queues from RabbitMQ 4.3 on). What was
-    /// unsettled is gone, or comes again.
+    /// The consumer was cancelled. By the broker: its queue was deleted, or acks were late (quorum queues from RabbitMQ 4.3 on),
+    /// and what was unsettled is gone, or comes again. By this side: receipts stay good.
     #[error("the broker cancelled the consumer of queue {queue}")]
     ConsumerCancelled {
         /// The queue.

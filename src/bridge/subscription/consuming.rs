@@ -58,18 +58,15 @@ impl Pump {
         let own = (started.session, started.settler.channel());
         self.settling.add(own, started.settler, started.hold);
         if let Some((channel, untaken)) = started.former {
-            match untaken {
-                Ok(untaken) => {
-                    self.arrived(untaken);
-                    // What handlers hold can still be settled; what nobody holds comes again over the new session.
-                    self.give_back_waiting();
-                    self.pardon_unseen();
-                    self.settling.retire(channel);
-                }
-                Err(_) => {
-                    self.pardon_unseen();
-                    self.consumer_gone(channel);
-                }
+            if let Ok(untaken) = untaken {
+                self.arrived(untaken);
+                // What handlers hold can still be settled; what nobody holds comes again over the new session.
+                self.give_back_waiting();
+                self.pardon_unseen();
+                self.settling.retire(channel);
+            } else {
+                self.pardon_unseen();
+                self.consumer_gone(channel);
             }
         }
         self.intake = Intake::Active(Active::new(started.arrivals, own, started.prefetch));
@@ -236,11 +233,12 @@ impl Pump {
         }
         self.former.take_if(|former| is_over(former.channel.0));
         let is_lost = self.session.take_if(|session| is_over(*session)).is_some();
-        self.settling.forget_sessions(is_over);
-        self.receipts_lost(|load| is_over(load.receipt.session()));
         if is_lost {
+            // Before what is lost with it: suspects among that come again, and are no less suspect.
             self.pardon_unseen();
         }
+        self.settling.forget_sessions(is_over);
+        self.receipts_lost(|load| is_over(load.receipt.session()));
         if live != self.last_live {
             self.last_live = live;
             // That was the end of the last one.

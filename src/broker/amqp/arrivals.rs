@@ -74,7 +74,7 @@ impl AmqpArrivals {
     /// has and serves the others of the channel. Nobody reads from those any more, so they go with the channel, and what
     /// is here with them: all of it comes again, unless the queue has gone.
     fn give_up(&mut self) {
-        self.shared.close();
+        self.shared.give_up();
         self.waiting.clear();
         self.retiring.clear();
     }
@@ -86,7 +86,12 @@ impl AmqpArrivals {
         loop {
             let before = self.waiting.len();
             for consumer in &mut self.active {
-                end = end.or_else(|| take_ready(consumer, &mut self.waiting, count, context));
+                match take_ready(consumer, &mut self.waiting, count, context) {
+                    // One that was cancelled before the channel died does not know why it did.
+                    Some(failed @ End::Failed(_)) => end = Some(failed),
+                    Some(End::Plain) => drop(end.get_or_insert(End::Plain)),
+                    None => {}
+                }
             }
             if end.is_some() || self.active.len() < 2 || self.waiting.len() == before {
                 break;

@@ -52,7 +52,7 @@ impl Way {
     }
 }
 
-/// One channel with one consumer; two for the moment in which the prefetch changes.
+/// One channel with one consumer; with several once the prefetch has grown, and for the moment in which it shrinks.
 #[derive(Debug)]
 pub(super) struct ConsumeChannel {
     pub(super) session: SessionId,
@@ -163,10 +163,15 @@ impl ConsumeChannel {
         within(self.operation_timeout, "basic.cancel", call).await
     }
 
-    /// Closes the channel, with all its consumers, in this moment. To drop one of them first would cancel it, for which 4.3.6
-    /// closes the channel itself where it holds what was late on another one (measured); and lapin ends the whole connection
-    /// when two closes cross.
-    pub(super) fn close(&self) {
+    /// Gives everything unsettled back and closes the channel, with all its consumers, in this moment: closing alone counts as a
+    /// failed delivery (of three that were in time all were counted, so only one that came to another consumer meanwhile: 4.3.6).
+    /// The consumers are not cancelled first. A quorum queue whose acks are late cancels the consumer, or, where
+    /// that was cancelled by us, closes the channel (measured on 4.3.6); and lapin ends the whole connection when two closes
+    /// cross.
+    pub(super) fn give_up(&self) {
+        // Nobody may settle in between what has been given back.
+        let _settling = self.lock();
+        drop(Started::begin(self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true })));
         drop(Started::begin(self.channel.close(CLOSE_OK, "given up".into())));
     }
 

@@ -85,6 +85,12 @@ impl Faults {
         state.delete_queue_by_name(queue, now)
     }
 
+    /// Cancels the consumers of a queue that stays, and takes back what they hold: late acks, as RabbitMQ from 4.3 on punishes them.
+    pub fn cancel_consumers(&self, queue: &QueueName) {
+        let (mut state, now) = self.shared.now();
+        state.cancel_consumers(queue, now);
+    }
+
     /// Deletes an exchange with all its bindings; false if there was none.
     pub fn delete_exchange(&self, exchange: &ExchangeName) -> bool {
         self.shared.now().0.delete_exchange(exchange)

@@ -60,6 +60,29 @@ async fn what_is_acked_after_its_session_was_lost_is_acked_again_and_handed_out_
     assert_eq!(bodies(&handler.receive(1).await), ["a"]);
 }
 
+/// failures.md L9, where the queue stays: late acks, from RabbitMQ 4.3 on.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_when_the_broker_cancels_the_consumer_is_revoked_and_comes_again_together_charged_to_nobody() {
+    let bench = Bench::start();
+    bench.publish(&["a", "b", "c"]).await;
+    let mut handler = bench.join(10).await;
+    let got = handler.receive(3).await;
+    bench.broker.faults().cancel_consumers(&queue("work"));
+    let (reason, revoked) = handler.find(|frame| frame.revocations.first().cloned()).await;
+    assert_eq!((reason, revoked), (RevocationReason::BrokerLost, ids(&got)));
+    // Too late, and remembered: what is done already is handed out to nobody.
+    handler.ack(&ids(&got)[..1]).await;
+    let outcomes: Vec<Outcome> = handler
+        .find(|frame| (!frame.results.is_empty()).then(|| frame.results.iter().map(|r| r.outcome).collect()))
+        .await;
+    assert_eq!(outcomes, [Outcome::LeaseLost]);
+    let again = handler.receive(2).await;
+    assert_eq!(bodies(&again), ["b", "c"], "no suspects, which would go alone");
+    assert!(again.iter().all(|handout| handout.redelivered && handout.seen.record.attempt() == 1));
+    handler.ack(&ids(&again)).await;
+    bench.depth_becomes("work", 0, 0).await;
+}
+
 /// What was done never comes again here, and its memory stays: an equal message that was never handed out is another one.
 #[tokio::test(start_paused = true)]
 async fn an_equal_message_that_was_never_handed_out_before_is_handled_while_one_is_remembered_as_done() {

@@ -19,6 +19,8 @@ const START_TRIES: usize = 3;
 const POLL: Duration = Duration::from_millis(50);
 /// Of the broker's log, after a failed test.
 const SHOWN_LINES: usize = 60;
+/// What the server says last when it starts.
+const BOOTED: &str = "completed with";
 const PLAIN_SETTINGS: &str = "loopback_users.guest = false\nlog.console.level = warning\n";
 /// Waits for the end of its input, which is the end of the process that holds the other side, then kills and cleans.
 const WATCHDOG: &str = r#"read -r _; for f in "$0"/*.pid; do kill -9 "$(cat "$f")"; done 2>/dev/null; rm -rf "$0""#;
@@ -110,7 +112,25 @@ impl BrokerHandle {
             watchdog,
         };
         handle.restart_or_log().await?;
+        handle.until_booted().await?;
         Ok(handle)
+    }
+
+    /// It answers before all of it has begun: until then 4.3.6 tells no consumer that its queue was deleted (measured).
+    async fn until_booted(&self) -> Result<(), String> {
+        let log = self.folder.join("broker.log");
+        let deadline = Instant::now() + START_DEADLINE;
+        let mut turns = interval(POLL);
+        loop {
+            turns.tick().await;
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if said.contains(BOOTED) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(said);
+            }
+        }
     }
 
     /// Starts the killed node again, on the same ports and data, and waits until it answers.

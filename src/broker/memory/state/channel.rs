@@ -175,6 +175,19 @@ impl State {
         self.come_to_rest(now);
     }
 
+    /// Ends the consumers of a queue and takes back all that they have.
+    pub(in crate::broker::memory) fn cancel_consumers(&mut self, name: &QueueName, now: Instant) {
+        let Some(id) = self.queue_ids.get(name.as_str()).copied() else { return };
+        let error = BrokerError::ConsumerCancelled { queue: name.to_string() };
+        let of_queue: Vec<ChannelId> =
+            self.channels.iter().filter(|(_, channel)| channel.queue == id).map(|(channel, _)| *channel).collect();
+        for channel in of_queue {
+            self.detach(channel, &error);
+            self.requeue_all(channel, now);
+        }
+        self.come_to_rest(now);
+    }
+
     /// Closes a channel: all that was not settled goes back.
     pub(in crate::broker::memory) fn close_channel(&mut self, id: ChannelId, now: Instant) {
         self.detach(id, &BrokerError::ChannelClosed { reason: "closed by this side".to_owned() });

@@ -214,11 +214,11 @@ impl State {
         true
     }
 
-    /// Deletes a queue with all that waits in it; its consumers are told. What they hold stays settleable, to no effect.
     pub(super) fn delete_exchange(&mut self, name: &ExchangeName) -> bool {
         self.exchanges.remove(name.as_str()).is_some()
     }
 
+    /// Deletes a queue with all that waits in it; its consumers are told. What they hold stays settleable, to no effect.
     fn delete_queue(&mut self, id: QueueId) {
         let Some(queue) = self.queues.remove(&id) else { return };
         self.queue_ids.remove(queue.name.as_str());
