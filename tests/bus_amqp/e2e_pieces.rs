@@ -61,7 +61,7 @@ async fn each_piece_of_the_place_for_letters_is_made_again_while_messages_fail()
         }
         // A letter whose confirm was lost with its channel is written once more; what was lost with a whole connection comes
         // again (lapin may write on a channel that has just been closed, ARCHITECTURE.md).
-        let all_are_letters = until(&format!("all letters, {piece:?}"), async || {
+        let all_are_letters = until("every message is a letter", async || {
             if amqp.depth(&queue).await.is_some() {
                 letters.extend(amqp.numbers(&queue).await);
             }
