@@ -22,6 +22,8 @@ pub enum TaskKind {
     Server,
     /// Reads one handler's stream.
     Stream,
+    /// Opens one connection to the broker: whoever waits for it hears that it failed.
+    Connect,
     /// Publishes sample traffic.
     Sample,
 }
@@ -39,7 +41,7 @@ impl TaskKind {
     fn on_panic(self) -> OnPanic {
         match self {
             Self::Keeper | Self::Subscription | Self::Lane | Self::Server => OnPanic::StopProcess,
-            Self::Stream | Self::Sample => OnPanic::Log,
+            Self::Stream | Self::Connect | Self::Sample => OnPanic::Log,
         }
     }
 
@@ -50,6 +52,7 @@ impl TaskKind {
             Self::Lane => "lane",
             Self::Server => "server",
             Self::Stream => "stream",
+            Self::Connect => "connect",
             Self::Sample => "sample",
         }
     }

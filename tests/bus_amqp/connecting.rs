@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::lab::{PATIENCE, RabbitLab};
+use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{self, BrokerHandle, Identity, SharedBroker};
 use crate::support::wait::until;
 
@@ -195,6 +196,35 @@ async fn a_broker_that_greets_and_falls_silent_is_given_up_and_leaves_nothing_be
         }
     };
     timeout(PATIENCE, closed).await.expect("the sockets are closed");
+}
+
+/// failures.md L4: a session that is lost while its lanes open takes their connects along, over years a great many.
+#[tokio::test]
+async fn a_connect_that_is_given_up_early_counts_only_if_it_hangs() {
+    let shared = rabbitmq::shared().await;
+    let proxy = Proxy::to(&shared.host, shared.port).await;
+    let nodes = vec![Node { host: "127.0.0.1".to_owned(), port: proxy.port }];
+    let broker = AmqpBroker::new(AmqpOptions { nodes, connect_timeout: Duration::from_secs(3), ..shared.options() });
+    let session = broker.connect(SessionId(1)).await.expect("a session");
+    let its_own = async || (proxy.open_links() == 2).then_some(());
+    until("its own links alone", its_own).await;
+    let give_up_a_connect = async || {
+        proxy.only_greet();
+        let before = proxy.links_made();
+        // The first one asks who is there. Of the other lapin has the greeting once it is open, and waits.
+        let begun = until("a connect", async || (proxy.links_made() == before + 2).then_some(()));
+        tokio::select! {
+            lane = session.lane(LaneRole::Publish) => panic!("nobody answers: {lane:?}"),
+            () = begun => {}
+        }
+    };
+    give_up_a_connect().await;
+    proxy.thaw();
+    until("it is answered and closed", its_own).await;
+    assert_eq!(broker.abandoned_connects(), 0);
+
+    give_up_a_connect().await;
+    until("its deadline", async || (broker.abandoned_connects() == 1).then_some(())).await;
 }
 
 /// Sockets of this machine with that remote port which a process still holds (the kernel's own table; 0 elsewhere).

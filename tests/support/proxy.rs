@@ -2,7 +2,7 @@
 //! else and needs no rights on the broker.
 
 use std::io;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,6 +18,7 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     target: Arc<AtomicU16>,
     links: Arc<Mutex<Vec<AbortHandle>>>,
+    made: Arc<AtomicUsize>,
     accepting: AbortHandle,
     silent: watch::Sender<Silent>,
 }
@@ -36,7 +37,7 @@ struct Silent {
 enum Way {
     There,
     Back,
-    /// As `Back`, and after what came first it is silent for ever.
+    /// As `Back`, and silent after what came first.
     BackOnce,
 }
 
@@ -57,17 +58,19 @@ impl Proxy {
         let own_port = listener.local_addr().expect("a bound port").port();
         let links = Arc::new(Mutex::new(Vec::new()));
         let target = Arc::new(AtomicU16::new(port));
+        let made: Arc<AtomicUsize> = Arc::default();
         let silent = watch::Sender::new(Silent::default());
         let (host, known, towards) = (host.to_owned(), Arc::clone(&links), Arc::clone(&target));
-        let heard = silent.subscribe();
+        let (heard, count) = (silent.subscribe(), Arc::clone(&made));
         let accepting = tokio::spawn(async move {
             while let Ok((inner, _)) = listener.accept().await {
                 let (host, port, heard) = (host.clone(), towards.load(Ordering::Relaxed), heard.clone());
                 let link = tokio::spawn(async move { forward(inner, &host, port, heard).await });
                 known.lock().expect("no test panics here").push(link.abort_handle());
+                count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { port: own_port, target, links, accepting: accepting.abort_handle(), silent }
+        Self { port: own_port, target, links, made, accepting: accepting.abort_handle(), silent }
     }
 
     /// New links lead to another port from now on.
@@ -106,6 +109,12 @@ impl Proxy {
         let mut links = self.links.lock().expect("no test panics here");
         links.retain(|link| !link.is_finished());
         links.len()
+    }
+
+    /// Links that were ever made.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn links_made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Cuts so many of them, those that were made first.
@@ -148,7 +157,7 @@ async fn forward(inner: TcpStream, host: &str, port: u16, silent: watch::Receive
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    (way, mut silent): (Way, watch::Receiver<Silent>),
+    (mut way, mut silent): (Way, watch::Receiver<Silent>),
 ) -> io::Result<()> {
     let mut bytes = vec![0_u8; 16 * 1024];
     loop {
@@ -165,7 +174,11 @@ async fn pass(
         to.write_all(&bytes[..count]).await?;
         match way {
             Way::There | Way::Back => {}
-            Way::BackOnce => std::future::pending().await,
+            Way::BackOnce => {
+                // As in `heard`.
+                let _ = silent.wait_for(|silent| !silent.after_greeting).await;
+                way = Way::Back;
+            }
         }
     }
 }

@@ -7,7 +7,6 @@
 //! long short strings (`convert`), connects in plaintext when built without TLS (`link`) and shares one queue among all
 //! listeners (`hub`).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -54,7 +53,7 @@ pub struct AmqpBroker {
     /// As of the last connect.
     known: Mutex<Arc<AmqpOptions>>,
     changes: Changes,
-    abandoned: Arc<AtomicUsize>,
+    abandoned: Arc<pool::Abandoned>,
     memory: session::Memory,
     files: Arc<notice::Files>,
 }
@@ -100,10 +99,10 @@ impl AmqpBroker {
         Ok(Arc::clone(&self.known()))
     }
 
-    /// Connects of lapin that were given up and could not be cut, since the start: each leaves a thread and a socket
+    /// Connects of lapin that passed their deadline and could not be cut, since the start: each leaves a thread and a socket
     /// behind. Only pooled plain links can, the sockets of all others are ours.
     pub fn abandoned_connects(&self) -> usize {
-        self.abandoned.load(Ordering::Relaxed)
+        self.abandoned.count()
     }
 }
 

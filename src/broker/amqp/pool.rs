@@ -11,6 +11,7 @@ use std::time::Duration;
 use deadpool::managed::{Manager as _, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts};
 use lapin::Connection;
 use secrecy::ExposeSecret as _;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::error;
@@ -21,6 +22,7 @@ use super::places::Place;
 use super::preflight;
 use super::scratch::Scratch;
 use crate::broker::BrokerError;
+use crate::runtime::{TaskKind, Tasks};
 
 /// Connections of one role.
 pub(super) type Pool = deadpool::managed::Pool<LinkManager>;
@@ -41,8 +43,8 @@ pub(super) struct LinkManager {
     towards: Towards,
     role: Role,
     hub: Arc<Hub>,
-    abandoned: Arc<AtomicUsize>,
-    plain: deadpool_lapin::Manager,
+    abandoned: Arc<Abandoned>,
+    plain: Arc<deadpool_lapin::Manager>,
 }
 
 impl fmt::Debug for LinkManager {
@@ -75,39 +77,39 @@ impl LinkManager {
         }
     }
 
-    /// lapin's own connect, which cannot be cut: what it leaves behind when it hangs is counted.
+    /// lapin's own connect, which cannot be cut. It goes on where its caller is gone, so that only what hangs is counted.
     async fn plain(&self) -> Result<Connection, BrokerError> {
         let Towards { options, place, .. } = &self.towards;
-        let limit = options.connect_timeout;
-        let counted = CountUnlessDone { abandoned: &self.abandoned, done: false };
-        let result = timeout(limit, self.plain.create()).await;
-        let late = || BrokerError::TimedOut {
+        let (limit, plain, abandoned) = (options.connect_timeout, Arc::clone(&self.plain), Arc::clone(&self.abandoned));
+        let (tell, told) = oneshot::channel();
+        self.abandoned.tasks.spawn(TaskKind::Connect, self.role.as_str(), async move {
+            match timeout(limit, plain.create()).await {
+                // A connection that nobody waits for any more closes itself.
+                Ok(result) => drop(tell.send(result)),
+                Err(_) => {
+                    abandoned.count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let late = |_| BrokerError::TimedOut {
             operation: format!("the handshake of the {} connection", self.role.as_str()),
             within: limit,
         };
-        let answered = result.map_err(|_| late())?;
-        counted.finish();
-        answered.map_err(|error| error::connecting(&error, options, &place.node))
+        told.await.map_err(late)?.map_err(|error| error::connecting(&error, options, &place.node))
     }
 }
 
-/// Counts a connect that was given up, by its deadline or by dropping it.
-struct CountUnlessDone<'a> {
-    abandoned: &'a AtomicUsize,
-    done: bool,
+/// Connects of lapin that passed their deadline: each keeps a thread and a socket for as long as the other side is silent.
+#[derive(Debug, Default)]
+pub(super) struct Abandoned {
+    count: AtomicUsize,
+    tasks: Tasks,
 }
 
-impl CountUnlessDone<'_> {
-    fn finish(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for CountUnlessDone<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.abandoned.fetch_add(1, Ordering::Relaxed);
-        }
+impl Abandoned {
+    /// So many since the start.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -141,19 +143,20 @@ pub(super) fn pool(
     towards: &Towards,
     role: Role,
     hub: &Arc<Hub>,
-    abandoned: &Arc<AtomicUsize>,
+    abandoned: &Arc<Abandoned>,
 ) -> Result<Pool, BrokerError> {
     let broken = |reason: String| BrokerError::SessionLost { reason };
     let runtime = lapin::runtime::default_runtime().map_err(|error| broken(error.to_string()))?;
     let options = &towards.options;
     let name = options.connection_name.clone();
     let make = move || link::properties(&name, role);
+    let url = options.url(towards.place.address);
     let manager = LinkManager {
         towards: towards.clone(),
         role,
         hub: Arc::clone(hub),
         abandoned: Arc::clone(abandoned),
-        plain: deadpool_lapin::Manager::new(options.url(towards.place.address).expose_secret(), make, runtime),
+        plain: Arc::new(deadpool_lapin::Manager::new(url.expose_secret(), make, runtime)),
     };
     let create = options.preflight_timeout + options.connect_timeout;
     Pool::builder(manager)

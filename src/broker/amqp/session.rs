@@ -3,7 +3,7 @@
 //! Reconnecting is not its business: a lost connection ends it, and whoever keeps sessions opens another.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ impl AmqpSession {
     pub(super) async fn open(
         id: SessionId,
         (options, changes): (Arc<AmqpOptions>, Changes),
-        abandoned: &Arc<AtomicUsize>,
+        abandoned: &Arc<pool::Abandoned>,
         memory: Memory,
     ) -> Result<Self, BrokerError> {
         let (capabilities, place) = preflight(&options).await?;
