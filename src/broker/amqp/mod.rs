@@ -28,6 +28,7 @@ mod lane;
 mod link;
 mod management;
 mod notice;
+mod opening;
 mod options;
 mod places;
 mod pool;

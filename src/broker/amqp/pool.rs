@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::error;
 use super::hub::Hub;
 use super::link::{self, Role};
+use super::opening;
 use super::options::{AmqpOptions, Changes, Login, Transport};
 use super::places::Place;
 use super::preflight;
@@ -133,6 +134,10 @@ impl deadpool::managed::Manager for LinkManager {
     }
 
     async fn recycle(&self, connection: &mut Connection, metrics: &Metrics) -> RecycleResult<BrokerError> {
+        // Its first use is not counted.
+        if opening::is_worn(connection, metrics.recycle_count + 1) {
+            return Err(RecycleError::message("its channels are used up"));
+        }
         // The same question for both kinds of links: is it connected.
         self.plain.recycle(connection, metrics).await.map_err(|error| RecycleError::message(error.to_string()))
     }
@@ -195,7 +200,7 @@ pub(super) async fn take(pool: &Pool) -> Result<Object<LinkManager>, BrokerError
 /// A connection that the pool does not know, for one call that it may die of.
 pub(super) async fn lone(pool: &Pool) -> Result<Scratch, BrokerError> {
     let connection = Box::pin(pool.manager().create()).await?;
-    Ok(Scratch::own(Arc::new(connection), pool.manager().towards.options.operation_timeout))
+    Ok(Scratch::lone(Arc::new(connection), pool.manager().towards.options.operation_timeout))
 }
 
 #[cfg(test)]

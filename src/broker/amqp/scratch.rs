@@ -11,6 +11,8 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::convert::{short, table};
 use super::error::within;
+use super::hub::Hub;
+use super::opening;
 use super::pool::{self, Pool};
 use super::shape::{Shape, Wanted};
 use crate::broker::BrokerError;
@@ -28,7 +30,9 @@ enum Source {
     /// An admin connection of the pool.
     Pool(Pool),
     /// The connection that consumes: an exclusive queue exists for one connection only.
-    Own(Arc<Connection>),
+    Own(Arc<Connection>, Arc<Hub>),
+    /// One that lives no longer than this.
+    Lone(Arc<Connection>),
 }
 
 /// Makes a channel for each call.
@@ -43,13 +47,17 @@ impl Scratch {
         Self { source: Source::Pool(pool), operation_timeout }
     }
 
-    pub(super) fn own(connection: Arc<Connection>, operation_timeout: Duration) -> Self {
-        Self { source: Source::Own(connection), operation_timeout }
+    pub(super) fn own(connection: Arc<Connection>, hub: Arc<Hub>, operation_timeout: Duration) -> Self {
+        Self { source: Source::Own(connection, hub), operation_timeout }
+    }
+
+    pub(super) fn lone(connection: Arc<Connection>, operation_timeout: Duration) -> Self {
+        Self { source: Source::Lone(connection), operation_timeout }
     }
 
     /// Closes a connection that is this one's own. One that is not closed in time goes with its last handle.
     pub(super) async fn end(self) {
-        if let Source::Own(connection) = self.source {
+        if let Source::Lone(connection) = self.source {
             let close = connection.close(CLOSE_OK, "closed by this process".into());
             let _ = within(self.operation_timeout, "closing a connection", close).await;
         }
@@ -57,15 +65,13 @@ impl Scratch {
 
     /// A channel that closes itself when it is dropped.
     async fn channel(&self) -> Result<Channel, BrokerError> {
+        let limit = self.operation_timeout;
         match &self.source {
             // The channel keeps the connection; the pool has it back at once, for the next one.
-            Source::Pool(pool) => self.open(&*pool::take(pool).await?).await,
-            Source::Own(connection) => self.open(connection).await,
+            Source::Pool(pool) => opening::channel(&*pool::take(pool).await?, limit).await,
+            Source::Own(connection, hub) => opening::own_channel(connection, limit, hub).await,
+            Source::Lone(connection) => opening::channel(connection, limit).await,
         }
-    }
-
-    async fn open(&self, connection: &Connection) -> Result<Channel, BrokerError> {
-        within(self.operation_timeout, "opening a channel", connection.create_channel()).await
     }
 
     /// Passive declare of an exchange.

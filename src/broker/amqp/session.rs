@@ -25,6 +25,7 @@ use super::inspect::Inspect;
 use super::lane::AmqpLane;
 use super::link::{self, Cutter, Link, Role};
 use super::notice::Notice;
+use super::opening;
 use super::options::{AmqpOptions, Changes};
 use super::pool::{self, Pool, Towards};
 use super::preflight::preflight;
@@ -113,7 +114,8 @@ impl AmqpSession {
         let publish = pool::pool(&towards, Role::Publish, &hub, abandoned)?;
         let admin = pool::pool(&towards, Role::Admin, &hub, abandoned)?;
         let scratch_admin = Scratch::pooled(admin.clone(), options.operation_timeout);
-        let scratch_consume = Scratch::own(Arc::clone(&consume.connection), options.operation_timeout);
+        let scratch_consume =
+            Scratch::own(Arc::clone(&consume.connection), Arc::clone(&hub), options.operation_timeout);
         let exchanges = Arc::new(Exchanges::new(scratch_admin.clone()));
         Ok(Self {
             id,
@@ -151,8 +153,9 @@ impl AmqpSession {
         }
     }
 
-    async fn channel(&self, connection: &Connection) -> Result<Channel, BrokerError> {
-        within(self.options.operation_timeout, "opening a channel", connection.create_channel()).await
+    /// A channel of a connection that the session ends with.
+    async fn own_channel(&self, connection: &Connection) -> Result<Channel, BrokerError> {
+        opening::own_channel(connection, self.options.operation_timeout, &self.hub).await
     }
 
     async fn start_consumer(&self, queue: QueueName, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
@@ -160,10 +163,10 @@ impl AmqpSession {
         let (channel, way) = if options.own_connection {
             let Towards { options, changes, place } = &self.towards;
             let link = link::connect((options, changes), place, Role::Consume).await?;
-            (self.channel(&link.connection).await?, Way::own(link))
+            (opening::channel(&link.connection, options.operation_timeout).await?, Way::own(link))
         } else {
             let way = Way::Shared(Arc::clone(&self.hub), self.consume.cutter.clone());
-            (self.channel(&self.consume.connection).await?, way)
+            (self.own_channel(&self.consume.connection).await?, way)
         };
         let number = self.channels.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(ConsumeChannel::new(
@@ -190,19 +193,20 @@ impl AmqpSession {
 
     async fn open_lane(&self, role: LaneRole) -> Result<Box<dyn Lane>, BrokerError> {
         self.hub.ensure_open()?;
+        let limit = self.options.operation_timeout;
         let (channel, frame_bytes_max) = match role {
             LaneRole::Publish => {
                 // The pool has the connection back at once: the lane's channel keeps it open.
                 let connection = pool::take(&self.publish).await?;
-                (self.channel(&connection).await?, connection.configuration().frame_max())
+                (opening::channel(&connection, limit).await?, connection.configuration().frame_max())
             }
             LaneRole::Settle => {
                 let connection = &self.settle.connection;
-                (self.channel(connection).await?, connection.configuration().frame_max())
+                (self.own_channel(connection).await?, connection.configuration().frame_max())
             }
         };
         let select = channel.confirm_select(ConfirmSelectOptions { nowait: false });
-        within(self.options.operation_timeout, "confirm.select", select).await?;
+        within(limit, "confirm.select", select).await?;
         let shared = (Arc::clone(&self.exchanges), Arc::clone(&self.hub));
         Ok(Box::new(AmqpLane::new(channel, shared, self.options.confirm_timeout, frame_bytes_max)))
     }
