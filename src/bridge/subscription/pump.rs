@@ -343,13 +343,17 @@ impl Pump {
 
     pub(super) fn tell_status(&mut self) {
         // Something waits though there is room: it is too large for every handler with room, perhaps for all.
-        let is_passed_over = self.ledger.waiting_count() > 0 && self.ledger.has_room();
-        let held = if is_passed_over { self.ledger.held_count() } else { 0 };
+        let held = match (self.ledger.waiting_count() > 0, self.ledger.has_room()) {
+            (false, _) => 0,
+            (true, true) => self.ledger.held_count(),
+            // Without room nobody knows: it is as it was.
+            (true, false) => self.status.held.min(self.ledger.held_count()),
+        };
         if !self.is_status_due && held == self.status.held {
             return;
         }
         self.is_status_due = false;
-        if held > self.status.held {
+        if held > 0 && self.status.held == 0 {
             warn!(
                 subscription = %self.subscription.name, held,
                 "deliveries wait that no connected handler can receive: raise its max_message_bytes"

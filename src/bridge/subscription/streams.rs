@@ -149,12 +149,17 @@ impl Pump {
             StreamEnd::Mismatch(_) => "mismatch",
             StreamEnd::Bug(_) => "bug",
         };
+        let problem = match &end {
+            StreamEnd::Protocol(problem) => Some(problem.clone()),
+            StreamEnd::Mismatch(error) => Some(error.to_string()),
+            StreamEnd::Done | StreamEnd::Draining | StreamEnd::SlowReader | StreamEnd::Bug(_) => None,
+        };
         // Ended first: nothing may be written any more when what it held goes back.
         peer.outbox.end(end);
         let held = self.give_back_all(stream);
         metrics::stream_ended(reason);
         info!(
-            subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, reason, held,
+            subscription = %self.subscription.name, stream = stream.0, handler = %peer.label, reason, problem, held,
             "stream ended"
         );
         self.count_handlers();

@@ -158,6 +158,29 @@ async fn a_message_too_large_for_every_stream_is_held_and_told() {
     while small.status().await.held_count != 0 {}
 }
 
+/// failures.md H12: a warning and a frame for each message would hide what they say.
+#[tokio::test]
+async fn that_a_message_is_held_is_told_once_however_many_others_pass_it() {
+    let sidecar = Sidecar::start(WORK).await;
+    let small = v1::SubscribeOpen { max_message_bytes: 20_000, ..open_window("work", 1) };
+    let mut small = sidecar.handler(small).await;
+    sidecar.publish([message("work.A", vec![b'x'; 50_000])]).await;
+    while small.status().await.held_count != 1 {}
+    for _ in 0..50 {
+        sidecar.publish([message("work.A", "fits")]).await;
+        let delivery = small.delivery().await;
+        small.say(settle([delivery.id], ack())).await;
+    }
+    let mut large = sidecar.handler(open("work")).await;
+    assert_eq!(large.delivery().await.message.unwrap().body.len(), 50_000);
+    let mut held = Vec::new();
+    while held.last() != Some(&0) {
+        held.push(small.status().await.held_count);
+    }
+    held.dedup();
+    assert!([&[0][..], &[1, 0]].contains(&held.as_slice()), "{held:?}");
+}
+
 /// failures.md H10.
 #[tokio::test]
 async fn two_handlers_share_the_work_without_doubling() {
