@@ -10,28 +10,24 @@ use tracing::debug;
 use super::gate::Gate;
 use super::link::{Hold, LinkWatch};
 use super::permits::Permits;
-use crate::broker::{BrokerError, Confirm, Lane, LaneRole, Publication, SessionId};
-use crate::domain::breaker::{Passage, Probe};
+use crate::broker::{Answers, BrokerError, Confirm, LaneRole, Publication, SessionId};
+use crate::domain::breaker::Passage;
 use crate::domain::lane_batch::Unanswered;
+use crate::domain::silence::Destination;
 use crate::runtime::{Phase, PhaseWatch, TaskKind, Tasks};
-use crate::telemetry::metrics;
 
 mod lanes;
 mod load;
+mod open;
+mod silences;
 
 pub(super) use lanes::Lanes;
-use load::{Burden, Load};
+use load::Load;
+use open::{Open, Out, Request};
+pub(super) use silences::Silences;
 
 /// Publishes that wait for a lane before callers wait for them.
 const WAITING_MAX: usize = 1_024;
-
-/// So many messages, or a full batch if that is less, are worth a batch of their own while another is out. With fewer the
-/// broker idles less for them than their callers wait: a batch that another follows is answered with it. Sixty-four callers
-/// that each wait for their answer get twice as many a second when they share one batch (measured).
-const OVERLAP_FROM: usize = 128;
-
-/// Messages that hold nobody up while they are out: what comes next need not wait for them.
-const FEW: usize = 8;
 
 /// A way into a lane. Clones share it.
 #[derive(Debug, Clone)]
@@ -40,28 +36,19 @@ pub(crate) struct LaneHandle {
     load: Arc<Load>,
 }
 
-#[derive(Debug)]
-struct Request {
-    publication: Publication,
-    reply: oneshot::Sender<Confirm>,
-    /// Given back when this is answered, and so is its place in the load of the lane.
-    held: Held,
-}
-
-/// What a message holds until it is answered.
-type Held = (Option<Arc<Permits>>, Burden);
-
 impl LaneHandle {
-    /// Hands a publication in; the answer comes through the receiver. Waits while the lane is full.
+    /// Hands a publication in; the answer comes through the receiver. Waits while the lane is full. `destination`: where it
+    /// goes, if others want to know that there is no confirm from there.
     pub(crate) async fn submit(
         &self,
         publication: Publication,
         permits: Option<Arc<Permits>>,
+        destination: Option<Destination>,
     ) -> oneshot::Receiver<Confirm> {
         let (reply, answer) = oneshot::channel();
         let held = (permits, Load::burden(&self.load));
         // A lane that is gone drops the reply, which the caller sees as lost.
-        drop(self.requests.send(Request { publication, reply, held }).await);
+        drop(self.requests.send(Request { publication, reply, destination, held }).await);
         self.load.handed_in();
         answer
     }
@@ -76,9 +63,14 @@ impl LaneHandle {
         self.load.is_stuck()
     }
 
+    /// The same, now or not long ago.
+    pub(crate) fn was_stuck_lately(&self) -> bool {
+        self.load.was_stuck_lately()
+    }
+
     /// Publishes one and waits for its outcome.
     pub(crate) async fn publish(&self, publication: Publication) -> Confirm {
-        self.submit(publication, None).await.await.unwrap_or(Confirm::Lost)
+        self.submit(publication, None, None).await.await.unwrap_or(Confirm::Lost)
     }
 }
 
@@ -91,6 +83,8 @@ pub(crate) struct LaneTerms {
     pub batch_max: usize,
     /// What it shares with other lanes; `None` = an outage is no reason to begin slowly.
     pub gate: Option<Gate>,
+    /// Where it tells of destinations that confirm nothing; `None` = nobody asks.
+    pub silences: Option<Arc<Silences>>,
 }
 
 /// Starts a lane; it ends with the phase `Close`, or when the last handle is gone.
@@ -140,42 +134,6 @@ struct LaneTask {
     open: Option<Open>,
 }
 
-/// A confirm channel and what is out on it.
-struct Open {
-    session: SessionId,
-    lane: Box<dyn Lane>,
-    /// Oldest first.
-    out: VecDeque<Out>,
-}
-
-impl Open {
-    /// Messages without an answer.
-    fn messages(&self) -> usize {
-        self.out.iter().map(|batch| batch.replies.len()).sum()
-    }
-
-    /// When the first of what is out was written.
-    fn oldest(&self) -> Option<Instant> {
-        self.out.front().map(|batch| batch.begun)
-    }
-
-    /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.
-    fn lacks(&self, waiting: usize, batch_max: usize) -> Option<usize> {
-        let enough = if self.messages() <= FEW { 0 } else { OVERLAP_FROM.min(batch_max) };
-        self.lane.has_room().then(|| enough.saturating_sub(waiting))
-    }
-}
-
-/// The callers of one batch.
-struct Out {
-    replies: Vec<(oneshot::Sender<Confirm>, Held)>,
-    begun: Instant,
-    /// It is one message, and others wait for what becomes of it.
-    probe: Option<Probe>,
-    /// Lasts until the answers are there: a session that is replaced meanwhile stays for them.
-    _hold: Hold,
-}
-
 /// What the messages that wait, wait for besides an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -211,7 +169,7 @@ impl LaneTask {
                 Sent::Some => continue,
                 Sent::None(wait) => wait,
             };
-            let is_out = self.open.as_ref().is_some_and(|open| !open.out.is_empty());
+            let is_out = self.open.as_ref().is_some_and(|open| !open.is_idle());
             if self.is_over && !is_out {
                 return;
             }
@@ -239,7 +197,7 @@ impl LaneTask {
                 }
             }
         }
-        let idle = self.open.as_ref().filter(|open| open.out.is_empty()).map(|open| open.session);
+        let idle = self.open.as_ref().filter(|open| open.is_idle()).map(|open| open.session);
         let is_idle = idle.is_some() && self.waiting.is_empty();
         tokio::select! {
             () = self.load.rung(), if wait != Wait::Answer => {}
@@ -250,7 +208,7 @@ impl LaneTask {
                 }
             }
             () = moved(&mut self.terms.gate), if !self.waiting.is_empty() => {}
-            answers = answers(&mut self.open) => answers.into_iter().for_each(|confirms| self.answer(confirms)),
+            answers = answers(&mut self.open) => self.hear(answers),
             count = self.requests.recv_many(&mut arrived, self.terms.batch_max), if self.waiting.is_empty() && !self.is_over => {
                 self.is_over = count == 0;
                 self.waiting.extend(arrived);
@@ -287,11 +245,13 @@ impl LaneTask {
             }
             return Sent::None(Wait::Answer);
         }
-        let (publications, replies) =
-            batch.into_iter().map(|request| (request.publication, (request.reply, request.held))).unzip();
-        open.out.push_back(Out { replies, begun: Instant::now(), probe, _hold: hold });
-        self.load.oldest_is(open.oldest());
+        let (publications, replies) = batch
+            .into_iter()
+            .map(|request| (request.publication, (request.reply, request.destination, request.held)))
+            .unzip();
+        open.out.push_back(Out { replies, begun: Instant::now(), probe, hold });
         open.lane.write(publications).await;
+        self.tell_load();
         Sent::Some
     }
 
@@ -314,7 +274,7 @@ impl LaneTask {
                     None => Way::Taken(Wait::Answer),
                 };
             }
-            Some(open) if !open.out.is_empty() => return Way::Taken(Wait::Answer),
+            Some(open) if !open.is_idle() => return Way::Taken(Wait::Answer),
             Some(_) => debug!(role = label(self.terms.role), "lane retired"),
             None => {}
         }
@@ -325,27 +285,23 @@ impl LaneTask {
             () = self.link.lost(live.id) => Err(down(self.link.now().why_down())),
         };
         match lane {
-            Ok(lane) => self.open = Some(Open { session: live.id, lane, out: VecDeque::new() }),
+            Ok(lane) => self.open = Some(Open::new(live.id, lane)),
             Err(error) => return Way::None(error),
         }
         Way::Free(live.hold)
     }
 
-    /// Hands the outcomes of the oldest batch to its callers.
-    fn answer(&mut self, confirms: Vec<Confirm>) {
-        self.unanswered.answered();
-        let Some(batch) = self.open.as_mut().and_then(|open| open.out.pop_front()) else { return };
-        self.load.oldest_is(self.open.as_ref().and_then(Open::oldest));
-        let (count, seconds) = (batch.replies.len(), batch.begun.elapsed().as_secs_f64());
-        debug_assert_eq!(confirms.len(), count, "a lane answers every publication once");
-        if let (Some(gate), Some(probe)) = (&self.terms.gate, batch.probe) {
-            gate.answered(probe, confirms.iter().all(is_word_of_broker));
+    /// Hands outcomes to the callers.
+    fn hear(&mut self, answers: Answers) {
+        if let Some(open) = &mut self.open {
+            open.hear(answers, &mut self.unanswered, &self.terms);
         }
-        metrics::batch_confirmed(label(self.terms.role), count, seconds);
-        for ((reply, _held), confirm) in batch.replies.into_iter().zip(confirms) {
-            // A caller that no longer waits has cancelled: the outcome is nobody's any more.
-            drop(reply.send(confirm));
-        }
+        self.tell_load();
+    }
+
+    fn tell_load(&self) {
+        let open = self.open.as_ref();
+        self.load.is(open.and_then(Open::oldest), open.is_some_and(Open::is_held_up));
     }
 }
 
@@ -365,18 +321,9 @@ async fn moved(gate: &mut Option<Gate>) {
     }
 }
 
-/// True for an outcome that only a broker can tell that is there.
-fn is_word_of_broker(confirm: &Confirm) -> bool {
-    match confirm {
-        Confirm::Stored | Confirm::Unroutable | Confirm::Refused | Confirm::ExchangeMissing(_) => true,
-        Confirm::NotSent(error) => matches!(error, BrokerError::AccessRefused { .. }),
-        Confirm::Lost | Confirm::TimedOut => false,
-    }
-}
-
-async fn answers(open: &mut Option<Open>) -> Vec<Vec<Confirm>> {
+async fn answers(open: &mut Option<Open>) -> Answers {
     match open {
-        Some(open) if !open.out.is_empty() => open.lane.answers().await,
+        Some(open) if !open.is_idle() => open.lane.answers().await,
         Some(_) | None => std::future::pending().await,
     }
 }

@@ -118,7 +118,7 @@ impl Bridge {
             tasks: tasks.clone(),
         };
         let topology = (Arc::clone(&shared), registry.clone());
-        let publisher = Publisher::start(tasks, &link, phase.clone(), (settings.publish, topology));
+        let publisher = Publisher::start(tasks, &link, phase, (settings.publish, topology));
         let administration = Administration::new(registry.clone(), link.clone(), (settings.topology, shared));
         tasks.spawn(TaskKind::Keeper, "broker", keeper.run(tell, phase.clone()));
         Self { link, registry, publisher, administration, all_ended }

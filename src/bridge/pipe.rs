@@ -1,6 +1,8 @@
-//! One caller's stream of publishes: one lane, so that its order holds; answers as they come, many at once. Knows no wire.
+//! One caller's stream of publishes: one lane at a time, so that its order holds; answers as they come, many at once. Knows
+//! no wire.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -14,6 +16,8 @@ use crate::runtime::{Phase, PhaseWatch};
 
 /// Messages that share one permit of all callers, and answers of one group.
 const GROUP_MAX: usize = 256;
+/// More than the bodies of one process; what a semaphore hands out at once.
+const KIB_MAX: usize = u32::MAX as usize;
 /// Groups that were not sent and whose answers nobody has taken, before their caller waits.
 const REFUSED_GROUPS_MAX: usize = 4;
 
@@ -128,9 +132,11 @@ pub struct PipeInput<T> {
     publisher: Publisher,
     lane: LaneHandle,
     window: PipeWindow,
+    /// Each group has one permit at least, so that all are there once nothing is unconfirmed.
     kib: Arc<Semaphore>,
     entries: mpsc::Sender<Entry<T>>,
     refused: mpsc::Sender<Vec<Answer<T>>>,
+    is_late: Arc<AtomicBool>,
 }
 
 /// Where answers come out, in the order of the messages but for those that were not sent at all.
@@ -138,6 +144,8 @@ pub struct PipeInput<T> {
 pub struct PipeOutput<T> {
     publisher: Publisher,
     answers: Answers<T>,
+    /// The last that was answered had no confirm in time: it is this caller that holds the lane up.
+    is_late: Arc<AtomicBool>,
 }
 
 /// Entries, each taken once it is answered.
@@ -161,9 +169,10 @@ type Room<'a, T> = (mpsc::PermitIterator<'a, Entry<T>>, Arc<Permits>);
 
 /// The two ends of a pipe over a lane.
 pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
-    let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, Semaphore::MAX_PERMITS) };
+    let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, KIB_MAX) };
     let (to_output, entries) = mpsc::channel(window.messages);
     let (refuse, refused) = mpsc::channel(REFUSED_GROUPS_MAX);
+    let is_late: Arc<AtomicBool> = Arc::default();
     let input = PipeInput {
         publisher: publisher.clone(),
         lane,
@@ -171,15 +180,17 @@ pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindo
         kib: Arc::new(Semaphore::new(window.kib)),
         entries: to_output,
         refused: refuse,
+        is_late: Arc::clone(&is_late),
     };
-    (input, PipeOutput { publisher: publisher.clone(), answers: Answers { head: None, entries, refused } })
+    let answers = Answers { head: None, entries, refused };
+    (input, PipeOutput { publisher: publisher.clone(), answers, is_late })
 }
 
 impl<T> PipeInput<T> {
     /// Hands messages in, in their order. Waits while the pipe, or all callers together, have too much unconfirmed.
     ///
     /// Not cancel-safe: a cancelled call has handed in some of them.
-    pub async fn publish(&self, publications: Vec<(T, Publication)>) {
+    pub async fn publish(&mut self, publications: Vec<(T, Publication)>) {
         let mut publications = publications.into_iter();
         loop {
             let group: Vec<(T, Publication)> =
@@ -187,7 +198,25 @@ impl<T> PipeInput<T> {
             if group.is_empty() {
                 return;
             }
+            self.leave_slow_lane().await;
             self.publish_group(group).await;
+        }
+    }
+
+    /// Where others hold the lane up: takes another one, once nothing is out on this one, so that the order holds.
+    async fn leave_slow_lane(&mut self) {
+        if !self.lane.was_stuck_lately() || self.is_late.load(Ordering::Relaxed) {
+            return;
+        }
+        let (other, all) = (self.publisher.next_lane(), u32::try_from(self.window.kib).unwrap_or(u32::MAX));
+        if other.was_stuck_lately() {
+            return;
+        }
+        tokio::select! {
+            // The semaphore is never closed.
+            _ = self.kib.acquire_many(all) => self.lane = other,
+            // Told with the group.
+            _ = self.publisher.refused() => {}
         }
     }
 
@@ -218,7 +247,7 @@ impl<T> PipeInput<T> {
     async fn submit(&self, group: Vec<(T, Publication)>, (places, permits): Room<'_, T>) {
         for ((tag, publication), place) in group.into_iter().zip(places) {
             let exchange = publication.message.exchange.clone();
-            let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits))).await);
+            let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits)), None).await);
             place.send(Entry { tag, exchange, answer });
         }
     }
@@ -231,7 +260,7 @@ impl<T> PipeInput<T> {
 
     async fn room(&self, group: &[(T, Publication)]) -> Permits {
         let kib: usize = group.iter().map(|(_, publication)| kib_of(publication)).sum();
-        let own = u32::try_from(kib.min(self.window.kib)).unwrap_or(u32::MAX);
+        let own = u32::try_from(kib.clamp(1, self.window.kib)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         let own = Arc::clone(&self.kib).acquire_many_owned(own).await.ok();
         self.publisher.wait_for_room(group.len(), kib).await.and_own(own)
@@ -245,6 +274,9 @@ impl<T> PipeOutput<T> {
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<Answer<T>>> {
         let answers = self.answers.next().await?;
+        if let Some(last) = answers.last() {
+            self.is_late.store(last.outcome == Outcome::Confirm(Confirm::TimedOut), Ordering::Relaxed);
+        }
         self.publisher.count(answers.iter().filter_map(|answer| Some((&answer.exchange, answer.outcome.label()?))));
         Some(answers)
     }
@@ -311,61 +343,4 @@ impl Pending {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    fn pending(tag: u8) -> (Entry<u8>, oneshot::Sender<Confirm>) {
-        let (reply, confirm) = oneshot::channel();
-        (Entry { tag, exchange: ExchangeName::from_broker("events"), answer: Pending::Lane(confirm) }, reply)
-    }
-
-    fn taken(answers: Option<Vec<Answer<u8>>>) -> Vec<(u8, Outcome)> {
-        answers.unwrap_or_default().into_iter().map(|answer| (answer.tag, answer.outcome)).collect()
-    }
-
-    #[tokio::test]
-    async fn an_entry_that_is_not_answered_yet_waits_for_its_turn_and_is_never_lost() {
-        let ((to, entries), (refuse, refused)) = (mpsc::channel(8), mpsc::channel(1));
-        let mut answers = Answers { head: None, entries, refused };
-        let [(one, say_one), (two, say_two), (three, say_three), (four, say_four)] = [1, 2, 3, 4].map(pending);
-        for entry in [one, two, three, four] {
-            to.send(entry).await.unwrap();
-        }
-        assert!(answers.next().now_or_never().is_none(), "a cancelled call takes nothing along");
-        say_two.send(Confirm::Refused).unwrap();
-        say_one.send(Confirm::Stored).unwrap();
-        let first = taken(answers.next().await);
-        assert_eq!(first, [(1, Outcome::Confirm(Confirm::Stored)), (2, Outcome::Confirm(Confirm::Refused))]);
-        assert!(answers.next().now_or_never().is_none());
-
-        say_three.send(Confirm::Unroutable).unwrap();
-        drop((say_four, to, refuse));
-        let rest = taken(answers.next().await);
-        assert_eq!(rest, [(3, Outcome::Confirm(Confirm::Unroutable)), (4, Outcome::Confirm(Confirm::Lost))]);
-        assert!(answers.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn what_was_not_sent_is_told_before_what_still_waits_for_its_confirm() {
-        let ((to, entries), (refuse, refused)) = (mpsc::channel(8), mpsc::channel(1));
-        let mut answers = Answers { head: None, entries, refused };
-        let (one, say_one) = pending(1);
-        to.send(one).await.unwrap();
-        assert!(answers.next().now_or_never().is_none());
-        let blocked = Outcome::Refused(Refusal::Blocked("memory".to_owned()));
-        let two = Answer { tag: 2, exchange: ExchangeName::from_broker("events"), outcome: blocked.clone() };
-        refuse.send(vec![two]).await.unwrap();
-        assert_eq!(taken(answers.next().now_or_never().unwrap()), [(2, blocked.clone())]);
-        say_one.send(Confirm::Stored).unwrap();
-        assert_eq!(taken(answers.next().await), [(1, Outcome::Confirm(Confirm::Stored))]);
-
-        drop(to);
-        let three = Answer { tag: 3, exchange: ExchangeName::from_broker("events"), outcome: blocked.clone() };
-        refuse.send(vec![three]).await.unwrap();
-        drop(refuse);
-        assert_eq!(taken(answers.next().await), [(3, blocked)]);
-        assert!(answers.next().await.is_none());
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use ::metrics::Gauge;
 use tokio::sync::Semaphore;
 
 use super::gate::Gate;
-use super::lane::{self, LaneHandle, LaneTerms, Lanes};
+use super::lane::{self, LaneHandle, LaneTerms, Lanes, Silences};
 use super::link::LinkWatch;
 use super::objects::PlanOf;
 use super::permits::{Counted, Permits};
@@ -17,6 +17,7 @@ use super::scope;
 use crate::broker::{BrokerError, Confirm, LaneRole, Publication};
 use crate::domain::name::ExchangeName;
 use crate::domain::record::ORDERING_KEY_HEADER;
+use crate::domain::silence::Destination;
 use crate::domain::topology::{Plan, Step, TopologyMode};
 use crate::runtime::{Phase, PhaseWatch, Tasks};
 use crate::telemetry::metrics::{self, CappedLabel};
@@ -24,7 +25,7 @@ use crate::telemetry::metrics::{self, CappedLabel};
 /// Limits of publishing.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishLimits {
-    /// Confirm channels.
+    /// Confirm channels for messages of no order, and as many for streams and ordering keys.
     pub lanes: usize,
     /// Messages of one lane batch.
     pub batch_max: usize,
@@ -67,7 +68,14 @@ pub struct Publisher {
 
 #[derive(Debug)]
 struct Shared {
-    lanes: Lanes,
+    /// Of messages that may take any.
+    free: Lanes,
+    /// Of those among them that go where nothing was confirmed lately: RabbitMQ lets them hold up all that is behind them on
+    /// a channel.
+    aside: LaneHandle,
+    silences: Arc<Silences>,
+    /// Of streams and ordering keys, which stay where they are: what holds a lane up there holds up fewer.
+    bound: Lanes,
     in_flight: Arc<Semaphore>,
     in_flight_kib: Arc<Semaphore>,
     limits: PublishLimits,
@@ -86,18 +94,28 @@ impl Publisher {
     pub(super) fn start(
         tasks: &Tasks,
         link: &LinkWatch,
-        phase: PhaseWatch,
+        phase: &PhaseWatch,
         (limits, topology): (PublishLimits, (Arc<Plan>, Registry)),
     ) -> Self {
-        let terms = LaneTerms { role: LaneRole::Publish, batch_max: limits.batch_max, gate: Some(Gate::default()) };
-        let lane = |_| lane::start(tasks, link.clone(), phase.clone(), terms.clone());
+        let (gate, silences) = (Gate::default(), Arc::<Silences>::default());
+        let terms = LaneTerms {
+            role: LaneRole::Publish,
+            batch_max: limits.batch_max,
+            gate: Some(gate),
+            silences: Some(Arc::clone(&silences)),
+        };
+        let lane = || lane::start(tasks, link.clone(), phase.clone(), terms.clone());
+        let lanes = || Lanes::new((0..limits.lanes.max(1)).map(|_| lane()).collect(), limits.batch_max);
         let shared = Shared {
-            lanes: Lanes::new((0..limits.lanes.max(1)).map(lane).collect(), limits.batch_max),
+            free: lanes(),
+            bound: lanes(),
+            aside: lane(),
+            silences,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),
             limits,
             link: link.clone(),
-            phase,
+            phase: phase.clone(),
             labels: CappedLabel::default(),
             unanswered: metrics::publishes_in_flight(),
             topology,
@@ -126,11 +144,13 @@ impl Publisher {
             self.count(exchanges.iter().map(|exchange| (exchange, refusal.label())));
             return Err(refusal);
         };
-        let idlest = shared.lanes.idlest();
+        let destinations: Vec<Destination> = publications.iter().map(destination_of).collect();
+        let is_silent = shared.silences.has_any(destinations.iter().copied());
+        let lane = if is_silent { &shared.aside } else { shared.free.idlest() };
         let mut answers = Vec::with_capacity(publications.len());
-        for publication in publications {
-            let lane = self.lane_of_key(&publication).unwrap_or(idlest);
-            answers.push(lane.submit(publication, Some(Arc::clone(&permits))).await);
+        for (publication, destination) in publications.into_iter().zip(destinations) {
+            let lane = self.lane_of_key(&publication).unwrap_or(lane);
+            answers.push(lane.submit(publication, Some(Arc::clone(&permits)), Some(destination)).await);
         }
         let mut confirms = Vec::with_capacity(answers.len());
         for answer in answers {
@@ -145,12 +165,17 @@ impl Publisher {
     /// order of all its messages on the one lane that it has.
     fn lane_of_key(&self, publication: &Publication) -> Option<&LaneHandle> {
         let key = publication.message.properties.headers.get(ORDERING_KEY_HEADER)?;
-        Some(self.shared.lanes.of_key(key.as_text()?))
+        Some(self.shared.bound.of_key(key.as_text()?))
     }
 
-    /// A stream of publishes, on one lane for as long as it lives: each stream on the next.
+    /// A stream of publishes, on one lane as long as that one moves: each stream on the next.
     pub fn pipe<T>(&self, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
-        pipe::pipe(self, self.shared.lanes.next().clone(), window)
+        pipe::pipe(self, self.next_lane(), window)
+    }
+
+    /// A lane for a stream.
+    pub(super) fn next_lane(&self) -> LaneHandle {
+        self.shared.bound.next().clone()
     }
 
     /// Sees how publishing is.
@@ -263,6 +288,10 @@ fn declares(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
 fn names(plan: &Plan, exchanges: &[ExchangeName]) -> bool {
     let binds = |step: &Step| matches!(step, Step::Bind { binding, .. } if exchanges.contains(&binding.exchange));
     declares(plan, exchanges) || plan.steps.iter().any(binds)
+}
+
+fn destination_of(publication: &Publication) -> Destination {
+    Destination::of(publication.message.exchange.as_str(), &publication.message.routing_key)
 }
 
 /// A body's share of what all callers may have unconfirmed.

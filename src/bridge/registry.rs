@@ -119,7 +119,8 @@ impl Registry {
             return;
         }
         let subscription = Arc::new(subscription);
-        let terms = LaneTerms { role: LaneRole::Settle, batch_max: shared.context.copies_max, gate: None };
+        let terms =
+            LaneTerms { role: LaneRole::Settle, batch_max: shared.context.copies_max, gate: None, silences: None };
         let parts = Parts {
             lane: lane::start(&shared.tasks, shared.link.clone(), shared.phase.clone(), terms),
             wish: Wish::new(shared.context.topology, Arc::clone(&subscription), Arc::clone(&shared.context.shared)),

@@ -22,10 +22,12 @@ pub mod amqp;
 pub mod conformance;
 mod error;
 mod findings;
+mod lane;
 pub mod memory;
 
 pub use error::{BrokerError, ErrorClass, TlsFault};
 pub use findings::{Adopted, Findings};
+pub use lane::{Answers, InOrder, Lane};
 
 /// A broker that can be connected to, again and again.
 pub trait Broker: fmt::Debug + Send + Sync {
@@ -132,39 +134,6 @@ pub trait Settler: fmt::Debug + Send {
 
     /// Settles a batch, coalesced into as few frames as possible and flushed once; answers in the order of the batch.
     fn settle(&mut self, batch: Vec<(Receipt, Settlement)>, proof: Proof) -> BoxFuture<'_, Vec<Settled>>;
-}
-
-/// A confirm channel, owned by one task and never shared: lapin mixes up confirms of a shared one (measured).
-///
-/// Batches overlap: the next one may be on its way while the one before waits for its confirms. Written in turn they would
-/// leave the broker idle for a round trip after each.
-pub trait Lane: fmt::Debug + Send {
-    /// True while it takes another batch: when fewer than two are incomplete.
-    fn has_room(&self) -> bool;
-
-    /// Sends a batch, in order, behind those before it. Every message must have a message id, and none that of another
-    /// that is not answered yet: it is how a returned message is recognised. Only to be called while there is room; not
-    /// cancel-safe.
-    fn write(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, ()>;
-
-    /// Waits until another batch is complete, confirmed or failed or past its deadline, and answers those of which
-    /// everything is certain then, the oldest first: none, one or more. Only to be called while one is out. Cancel-safe.
-    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>>;
-
-    /// False after a failure that closed the channel or left it in doubt: open another lane, once all is answered.
-    fn is_open(&self) -> bool;
-
-    /// Sends one batch and waits for its answer, with nothing else on the way.
-    fn publish(&mut self, batch: Vec<Publication>) -> BoxFuture<'_, Vec<Confirm>> {
-        Box::pin(async move {
-            self.write(batch).await;
-            loop {
-                if let Some(confirms) = self.answers().await.pop() {
-                    return confirms;
-                }
-            }
-        })
-    }
 }
 
 /// Number of a session; rises with every connect of this process.

@@ -29,6 +29,7 @@ pub mod queue_rules;
 pub mod readiness;
 pub mod record;
 pub mod retry;
+pub mod silence;
 pub mod subscription;
 pub mod token_bucket;
 pub mod topology;

@@ -114,7 +114,10 @@ fn describe() {
         PUBLISH_BREAKER,
         "1 while publishes are refused: the broker is down or blocked; half-open counts as closed"
     );
-    describe_histogram!(PUBLISH_CONFIRM_SECONDS, "from writing a batch to its last confirm");
+    describe_histogram!(
+        PUBLISH_CONFIRM_SECONDS,
+        "from writing a batch to its last confirm; what is not confirmed for long counts for itself"
+    );
     describe_histogram!(PUBLISH_BATCH_MESSAGES, "messages written together by a lane");
     describe_counter!(DELIVERIES, "deliveries handed to handlers");
     describe_counter!(REDELIVERIES, "deliveries handed out that carry the broker's redelivered flag");
@@ -278,6 +281,11 @@ pub fn batch_confirmed(role: &'static str, messages: usize, seconds: f64) {
     histogram!(PUBLISH_CONFIRM_SECONDS, "role" => role).record(seconds);
     #[expect(clippy::cast_precision_loss, reason = "a batch has at most 4,096 messages")]
     histogram!(PUBLISH_BATCH_MESSAGES, "role" => role).record(messages as f64);
+}
+
+/// A message that its batch had left behind was answered.
+pub fn late_confirmed(role: &'static str, seconds: f64) {
+    histogram!(PUBLISH_CONFIRM_SECONDS, "role" => role).record(seconds);
 }
 
 /// A stream has ended.

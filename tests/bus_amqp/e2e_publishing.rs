@@ -282,3 +282,19 @@ async fn an_exchange_without_the_right_to_write_costs_its_neighbours_one_batch_a
     .await;
     assert_eq!(sidecar.process.stop().await, Some(0));
 }
+
+/// failures.md P2: RabbitMQ's channel goes on refusing for a quorum queue that was full when its policy was cleared.
+#[tokio::test]
+async fn a_queue_that_a_policy_limits_no_longer_takes_messages_again() {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let sidecar = scene.sidecar(&scene.work("")).await;
+    let (publisher, name) = (sidecar.publisher().await, scene.name("work"));
+    let limits = r#"{"max-length":1,"overflow":"reject-publish"}"#;
+    node.ctl(&["set_policy", &name, &format!("^{name}$"), limits]).await;
+    let publish = async || publisher.publish(vec![numbered(1)]).await;
+    let refused = until("it is full", async || publish().await.err()).await;
+    assert_eq!(reason(&refused), (Code::ResourceExhausted, "PUBLISH_REJECTED".to_owned()), "{refused:?}");
+    node.ctl(&["clear_policy", &name]).await;
+    until("it takes messages again", async || publish().await.ok()).await;
+}

@@ -24,6 +24,7 @@ mod e2e_loss;
 mod e2e_memory;
 mod e2e_mending;
 mod e2e_mismatch;
+mod e2e_mute;
 mod e2e_odd;
 mod e2e_outages;
 mod e2e_pauses;
@@ -50,6 +51,7 @@ mod securing;
 mod series;
 mod traps;
 mod unreadable;
+mod wearing;
 
 #[path = "../support/mod.rs"]
 mod support;

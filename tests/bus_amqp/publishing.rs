@@ -1,17 +1,17 @@
 //! Each publication gets its own outcome, at speed.
 
-use std::collections::VecDeque;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use sidebus::broker::amqp::{AmqpBroker, AmqpOptions};
 use sidebus::broker::conformance::Lab;
-use sidebus::broker::{Broker as _, BrokerError, Confirm, LaneRole, Publication, Session, SessionId};
+use sidebus::broker::{Broker as _, BrokerError, Confirm, InOrder, LaneRole, Publication, Session, SessionId};
 use sidebus::domain::message::{Headers, Value};
 use sidebus::domain::name::{ExchangeName, QueueName};
+use tokio::time::timeout;
 
-use crate::lab::{RabbitLab, declare, declare_with, to_queue};
+use crate::lab::{PATIENCE, RabbitLab, declare, declare_with, to_queue};
 use crate::support::publisher::publishes;
 use crate::support::{nodes, rabbitmq};
 
@@ -38,22 +38,19 @@ impl Targets {
 /// Publishes through one lane, always two batches at once; answers how many outcomes were somebody else's.
 async fn misattributed(session: &dyn Session, targets: &Targets, ids: std::ops::Range<u64>) -> usize {
     let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
-    let (mut next, mut out, mut wrong) = (ids.start, VecDeque::new(), 0);
-    while next < ids.end || !out.is_empty() {
+    let (mut next, mut all_expected, mut told) = (ids.start, Vec::new(), InOrder::default());
+    while next < ids.end || told.known() < all_expected.len() {
         while next < ids.end && lane.has_room() {
             let end = (next + BATCH).min(ids.end);
             let (batch, expected): (Vec<_>, Vec<_>) = (next..end).map(|id| targets.publication(id)).unzip();
             lane.write(batch).await;
-            out.push_back(expected);
+            all_expected.extend(expected);
             next = end;
         }
-        for outcomes in lane.answers().await {
-            let expected = out.pop_front().expect("an answer to each batch");
-            assert_eq!(outcomes.len(), expected.len());
-            wrong += expected.iter().zip(&outcomes).filter(|(expected, outcome)| expected != outcome).count();
-        }
+        told.add(lane.answers().await);
     }
-    wrong
+    let outcomes = told.into_confirms();
+    all_expected.iter().zip(&outcomes).filter(|(expected, outcome)| expected != outcome).count()
 }
 
 #[tokio::test]
@@ -123,16 +120,71 @@ async fn a_wait_for_answers_that_is_given_up_loses_none() {
     let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
     for _ in 0..100 {
         lane.write(vec![to_queue(queue.as_str(), 1)]).await;
-        let mut answers = match futures_util::poll!(lane.answers()) {
-            Poll::Ready(answers) => answers,
-            Poll::Pending => Vec::new(),
-        };
-        while answers.is_empty() {
-            answers = lane.answers().await;
+        let mut told = InOrder::default();
+        if let Poll::Ready(answers) = futures_util::poll!(lane.answers()) {
+            told.add(answers);
         }
-        assert_eq!(answers, [[Confirm::Stored]]);
+        while told.known() == 0 {
+            told.add(lane.answers().await);
+        }
+        assert_eq!(told.into_confirms(), [Confirm::Stored]);
         assert!(lane.is_open() && lane.has_room());
     }
+}
+
+/// failures.md P3.
+#[tokio::test]
+async fn what_a_queue_does_not_confirm_holds_up_no_neighbour_and_each_has_its_own_outcome() {
+    const BATCHES: u64 = 60;
+    let node = nodes::managed().await;
+    let options = AmqpOptions {
+        confirm_timeout: Duration::from_mins(2),
+        ..rabbitmq::options(("127.0.0.1", node.port), ("guest", "guest"))
+    };
+    let session = AmqpBroker::new(options).connect(SessionId(1)).await.expect("it is up");
+    for queue_type in ["classic", "quorum"] {
+        let [good, mute] = ["good", "mute"].map(|_| rabbitmq::prefix());
+        for queue in [&good, &mute] {
+            let queue = QueueName::parse(queue).expect("a name");
+            declare_with(&*session, &queue, [("x-queue-type", Value::text(queue_type))]).await;
+        }
+        // Twelve to the one that is mute, which can be left behind all at once.
+        let is_mute = |id: u64| id.is_multiple_of(5 * 64);
+        let publication = |id: u64| match id {
+            id if is_mute(id) => (to_queue(&mute, id), Confirm::Stored),
+            id if id % 8 == 1 => (to_queue("to-nowhere", id), Confirm::Unroutable),
+            id => (to_queue(&good, id), Confirm::Stored),
+        };
+        let mut lane = session.lane(LaneRole::Publish).await.expect("a lane");
+        assert_eq!(lane.publish(vec![to_queue(&good, 1), to_queue(&mute, 2)]).await, vec![Confirm::Stored; 2]);
+        node.mute_queue(&mute, true).await;
+
+        let (mut told, mut all, mut next, mut muted) = (InOrder::default(), Vec::new(), 0_u64, 0);
+        let others = async {
+            while next < BATCHES || told.known() + muted < all.len() {
+                if next < BATCHES && lane.has_room() {
+                    let ids = next * 64..(next + 1) * 64;
+                    muted += ids.clone().filter(|id| is_mute(*id)).count();
+                    let (batch, right): (Vec<_>, Vec<_>) = ids.map(publication).unzip();
+                    lane.write(batch).await;
+                    all.extend(right);
+                    next += 1;
+                } else {
+                    told.add(lane.answers().await);
+                }
+            }
+        };
+        timeout(PATIENCE, others).await.expect("all but those of the mute queue");
+        assert_eq!((told.known(), all.len()), (60 * 64 - 12, 60 * 64));
+
+        node.mute_queue(&mute, false).await;
+        while told.known() < all.len() {
+            told.add(timeout(PATIENCE, lane.answers()).await.expect("it answers now"));
+        }
+        assert!(told.into_confirms() == all, "each has its own outcome");
+        assert!(lane.is_open());
+    }
+    session.close(Duration::from_secs(2)).await;
 }
 
 /// Its returns may hang on confirms that nobody waits for any more.
@@ -156,15 +208,16 @@ async fn nothing_behind_a_late_batch_is_called_stored_that_no_queue_took() {
     let batch = |ids: std::ops::Range<u64>| -> Vec<Publication> {
         ids.map(|id| to_queue(if is_lost(&id) { "to-nowhere" } else { &name }, id)).collect()
     };
+    let mut told = InOrder::default();
     lane.write(batch(1..101)).await;
     lane.write(batch(101..201)).await;
-    assert!(lane.answers().await.is_empty(), "late, and another batch is behind it");
+    told.add(lane.answers().await);
+    assert!(!lane.is_open(), "late");
     node.signal("CONT");
-    let answers = lane.answers().await;
-
-    assert_eq!(answers.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100]);
-    assert!(!lane.is_open());
-    for (id, outcome) in (1..201_u64).zip(answers.into_iter().flatten()) {
+    while told.known() < 200 {
+        told.add(lane.answers().await);
+    }
+    for (id, outcome) in (1..201_u64).zip(told.into_confirms()) {
         let right = if is_lost(&id) { Confirm::Unroutable } else { Confirm::Stored };
         assert!(outcome == right || outcome == Confirm::TimedOut, "message {id}: {outcome:?}");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sidebus::broker::{
-    Arrivals, Broker, BrokerError, Capabilities, Confirm, ConsumeOptions, Consumer, Findings, Incoming, Lane, LaneRole,
+    Answers, Arrivals, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Findings, Incoming, Lane, LaneRole,
     Prefetch, Proof, Publication, Receipt, Session, SessionEvent, SessionId, Settled, Settlement, Settler,
 };
 use sidebus::domain::difference::Examined;
@@ -372,7 +372,7 @@ impl Lane for Fused<Box<dyn Lane>> {
         })
     }
 
-    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>> {
+    fn answers(&mut self) -> BoxFuture<'_, Answers> {
         Box::pin(async move {
             let answers = self.inner.answers().await;
             if !answers.is_empty() {

@@ -28,11 +28,11 @@ impl Lanes {
         idle.or_else(least).or_else(|| self.all.iter().min_by_key(|lane| lane.load())).unwrap_or(&self.all[0])
     }
 
-    /// One after the other, and none that waits for a stuck queue as long as another moves.
+    /// One after the other, and none that waited for a stuck queue lately as long as there is another.
     pub(in crate::bridge) fn next(&self) -> &LaneHandle {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.all.len();
         let (before, from_it) = self.all.split_at(first);
-        from_it.iter().chain(before).find(|lane| !lane.is_stuck()).unwrap_or(&self.all[first])
+        from_it.iter().chain(before).find(|lane| !lane.was_stuck_lately()).unwrap_or(&self.all[first])
     }
 
     /// The same for each message of a key.

@@ -1,13 +1,17 @@
 //! How much a lane has to do, and a bell for when that is enough. Knows no message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Whoever waits so long for a confirm waits for a queue, and not for its turn.
-const STUCK_MS: u64 = 1_000;
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Whoever was stuck may be so again: the queue that was waited for may be waited for again.
+const LATELY: Duration = Duration::from_mins(1);
 
 /// Messages that a lane has and has not answered.
 #[derive(Debug)]
@@ -16,6 +20,9 @@ pub(super) struct Load {
     born: Instant,
     /// When the oldest batch that is out was written, in milliseconds after that and one more; 0 = none is out.
     oldest: AtomicU64,
+    is_held_up: AtomicBool,
+    /// When it was last seen stuck, counted as above; 0 = never.
+    stuck: AtomicU64,
     /// With so many the bell rings.
     enough: AtomicUsize,
     bell: Notify,
@@ -27,6 +34,8 @@ impl Default for Load {
             messages: AtomicUsize::new(0),
             born: Instant::now(),
             oldest: AtomicU64::new(0),
+            is_held_up: AtomicBool::new(false),
+            stuck: AtomicU64::new(0),
             enough: AtomicUsize::new(usize::MAX),
             bell: Notify::new(),
         }
@@ -45,21 +54,31 @@ impl Load {
         self.messages.load(Ordering::SeqCst)
     }
 
-    /// The oldest batch that is out was written then.
-    pub(super) fn oldest_is(&self, begun: Option<Instant>) {
-        self.oldest.store(begun.map_or(0, |begun| self.ms_until(begun)), Ordering::Relaxed);
+    /// What is so once something was answered or written: when the oldest batch that is out was written, and whether
+    /// nothing goes out before messages have an answer that have had none for long.
+    pub(super) fn is(&self, oldest: Option<Instant>, is_held_up: bool) {
+        if is_held_up || self.is_stuck() {
+            self.stuck.store(self.ms_until(Instant::now()), Ordering::Relaxed);
+        }
+        self.oldest.store(oldest.map_or(0, |begun| self.ms_until(begun)), Ordering::Relaxed);
+        self.is_held_up.store(is_held_up, Ordering::Relaxed);
     }
 
-    /// True if that has been out for so long that it waits for a queue which confirms nothing.
+    /// True if what comes now waits for a queue that confirms nothing: nothing goes out, or the oldest batch is out for long.
     pub(super) fn is_stuck(&self) -> bool {
         let oldest = self.oldest.load(Ordering::Relaxed);
-        oldest > 0 && self.ms_until(Instant::now()) >= oldest + STUCK_MS
+        let is_late = oldest > 0 && self.ms_until(Instant::now()) >= oldest + ms(STUCK);
+        is_late || self.is_held_up.load(Ordering::Relaxed)
+    }
+
+    /// True if it is or was so not long ago.
+    pub(super) fn was_stuck_lately(&self) -> bool {
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        self.is_stuck() || stuck > 0 && self.ms_until(Instant::now()) < stuck + ms(LATELY)
     }
 
     fn ms_until(&self, then: Instant) -> u64 {
-        u64::try_from(then.saturating_duration_since(self.born).as_millis())
-            .unwrap_or(u64::MAX - STUCK_MS)
-            .saturating_add(1)
+        ms(then.saturating_duration_since(self.born)) + 1
     }
 
     /// To be called by whoever has handed a message in, afterwards.
@@ -82,6 +101,11 @@ impl Load {
     pub(super) async fn rung(&self) {
         self.bell.notified().await;
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    // Half of it is three hundred million years.
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 /// See [`Load::burden`].

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::super::link::{LinkTell, Owned, link};
 use super::*;
-use crate::broker::{Capabilities, ConsumeOptions, Consumer, Findings, Routing, Session, SessionEvent};
+use crate::broker::{Capabilities, ConsumeOptions, Consumer, Findings, Lane, Routing, Session, SessionEvent};
 use crate::domain::difference::Examined;
 use crate::domain::message::{Message, Properties};
 use crate::domain::name::{ExchangeName, QueueName};
@@ -24,6 +24,8 @@ struct Played {
     written: Mutex<Vec<usize>>,
     answers: Semaphore,
     outcome: Mutex<Confirm>,
+    /// What lanes say instead, once each.
+    script: Mutex<VecDeque<Answers>>,
     /// Channels are opened for ever.
     is_stuck: AtomicBool,
 }
@@ -89,12 +91,18 @@ impl Lane for PlayedLane {
         Box::pin(std::future::ready(()))
     }
 
-    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>> {
+    fn answers(&mut self) -> BoxFuture<'_, Answers> {
         Box::pin(async move {
             self.played.answers.acquire().await.unwrap().forget();
+            if let Some(answers) = self.played.script.lock().unwrap().pop_front() {
+                let over = answers.left.iter().any(|(_, confirm)| *confirm == Confirm::TimedOut);
+                self.is_sound &= !over;
+                self.out.drain(..answers.batches.len());
+                return answers;
+            }
             let outcome = self.played.outcome.lock().unwrap().clone();
             self.is_sound &= outcome != Confirm::Lost;
-            vec![vec![outcome; self.out.pop_front().unwrap()]]
+            Answers::of(vec![outcome; self.out.pop_front().unwrap()])
         })
     }
 
@@ -114,15 +122,20 @@ struct Play {
 
 impl Play {
     fn begin(gate: Option<Gate>, lanes: usize) -> Self {
+        Self::listening(gate, lanes, None)
+    }
+
+    fn listening(gate: Option<Gate>, lanes: usize, silences: Option<Arc<Silences>>) -> Self {
         let (tell, watch) = link();
         let (tasks, phases) = (Tasks::default(), Phases::default());
-        let terms = LaneTerms { role: LaneRole::Publish, batch_max: 256, gate };
+        let terms = LaneTerms { role: LaneRole::Publish, batch_max: 256, gate, silences };
         let lane = |_| start(&tasks, watch.clone(), phases.watch(), terms.clone());
         let lanes = (0..lanes).map(lane).collect();
         let played = Played {
             written: Mutex::default(),
             answers: Semaphore::new(0),
             outcome: Mutex::new(Confirm::Stored),
+            script: Mutex::default(),
             is_stuck: AtomicBool::new(false),
         };
         Self { lanes, tell, played: Arc::new(played), asked: 0, _kept: (tasks, phases) }
@@ -154,10 +167,18 @@ impl Play {
             let exchange = ExchangeName::from_broker("events");
             let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
             let publication = Publication { message, routing: Routing::Required };
-            answers.push(self.lanes[lane].submit(publication, None).await);
+            let destination = Destination::of("events", "");
+            answers.push(self.lanes[lane].submit(publication, None, Some(destination)).await);
         }
         settled().await;
         answers
+    }
+
+    /// The broker says this.
+    async fn say(&self, answers: Answers) {
+        self.played.script.lock().unwrap().push_back(answers);
+        self.played.answers.add_permits(1);
+        settled().await;
     }
 
     /// The broker answers so many batches.
@@ -358,3 +379,5 @@ async fn an_idle_lane_keeps_nothing_of_a_session_that_is_over() {
     play.answer(1, Confirm::Stored).await;
     assert_eq!(known(&mut answers), [Confirm::Stored]);
 }
+
+mod left;

@@ -2,7 +2,8 @@
 //!
 //! lapin attaches a returned message to whichever confirm completes next, of the same multiple confirm in any order, so a
 //! return says nothing about the confirm that carries it. Returns are matched by message id. At most two batches are
-//! incomplete, so a multiple confirm spans two at most, and a batch is answered once the one behind it is complete too.
+//! incomplete, so a multiple confirm spans two at most, and a batch is answered once the one behind it is complete too. What
+//! the broker does not confirm for long is left behind by its batch, see [`certain`].
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,20 +12,22 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use lapin::Channel;
-use lapin::options::BasicPublishOptions;
+use lapin::options::{BasicPublishOptions, BasicQosOptions};
+use tokio::time::Instant;
 
 use super::convert::{TooLong, properties_out, short};
 use super::exchanges::Exchanges;
 use super::hub::Hub;
-use crate::broker::{BrokerError, Confirm, Lane, Publication, Routing};
+use crate::broker::{Answers, BrokerError, Confirm, Lane, Publication, Routing};
 use crate::domain::message::encoded_bytes;
 use crate::domain::name::ExchangeName;
 
 mod batch;
 mod certain;
+mod left;
 
 use batch::{Batch, Ready};
-use certain::Out;
+use certain::{Certain, Out};
 
 /// Room in a header frame for everything that is no header: fourteen properties of at most 256 bytes, rounded up.
 const HEADER_FRAME_RESERVE_BYTES: usize = 4 * 1024;
@@ -38,7 +41,13 @@ pub(super) struct AmqpLane {
     /// The broker's largest frame in bytes; a header frame above it costs the whole connection.
     frame_bytes_max: usize,
     out: Out,
+    /// The first refusal.
+    refused: Option<Instant>,
 }
+
+/// A channel that was refused a message is used for so long, and then another one. A channel of RabbitMQ that a quorum queue has
+/// refused remembers that until the queue says otherwise, which it does not where a policy made it full and is gone.
+const REFUSED_LASTS: Duration = Duration::from_secs(5);
 
 impl fmt::Debug for AmqpLane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +69,7 @@ impl AmqpLane {
             confirm_timeout,
             frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
             out: Out::default(),
+            refused: None,
         }
     }
 
@@ -67,7 +77,7 @@ impl AmqpLane {
         debug_assert!(self.ids_differ(&publications), "two unanswered messages have the same id");
         let wanted = publications.iter().map(|publication| &publication.message.exchange);
         let unfit = self.exchanges.unfit(wanted, self.confirm_timeout).await;
-        let open = self.is_open();
+        let open = self.is_sound();
         let prepare = |publication| match self.prepare(publication, &unfit) {
             Ok(_) if !open => Err(Confirm::Lost),
             decided => decided,
@@ -76,12 +86,25 @@ impl AmqpLane {
         self.out.push(Batch::begin(&self.channel, (publications, ready), self.confirm_timeout));
     }
 
-    async fn next_answers(&mut self) -> Vec<Vec<Confirm>> {
-        let certain = self.out.next().await;
-        certain.into_iter().map(|batch| self.answer(batch)).collect()
+    async fn next_answers(&mut self) -> Answers {
+        let channel = &self.channel;
+        let sound = || {
+            let channel = Arc::clone(channel);
+            // Any call with an answer that changes nothing: nobody consumes on this channel. A channel that is closed has no
+            // more to tell, which is an answer, too.
+            async move { channel.basic_qos(0, BasicQosOptions::default()).await.map_or_else(|_| true, |()| true) }
+                .boxed()
+        };
+        let Certain { batches, left, silent } = self.out.next(sound).await;
+        let batches: Vec<_> = batches.into_iter().map(|batch| self.answer(batch)).collect();
+        let mut confirms = batches.iter().flatten().flatten().chain(left.iter().map(|(_, confirm)| confirm));
+        if self.refused.is_none() && confirms.any(|confirm| *confirm == Confirm::Refused) {
+            self.refused = Some(Instant::now());
+        }
+        Answers { batches, left, silent }
     }
 
-    fn answer(&mut self, batch: Batch) -> Vec<Confirm> {
+    fn answer(&mut self, batch: Batch) -> Vec<Option<Confirm>> {
         if batch.has_failed() {
             // An exchange may have been deleted: the next lane looks again.
             self.exchanges.forget(batch.exchanges());
@@ -114,6 +137,11 @@ impl AmqpLane {
         ready(publication).map_err(|error| refused(error.to_string()))
     }
 
+    /// True while what is sent arrives.
+    fn is_sound(&self) -> bool {
+        !self.out.has_failed() && self.channel.status().connected() && self.hub.ensure_open().is_ok()
+    }
+
     fn ids_differ(&self, publications: &[Publication]) -> bool {
         let mut seen: HashSet<&String> = self.out.ids().collect();
         batch::ids(publications).all(|id| seen.insert(id))
@@ -143,11 +171,11 @@ impl Lane for AmqpLane {
         self.begin(batch).boxed()
     }
 
-    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>> {
+    fn answers(&mut self) -> BoxFuture<'_, Answers> {
         self.next_answers().boxed()
     }
 
     fn is_open(&self) -> bool {
-        !self.out.has_failed() && self.channel.status().connected() && self.hub.ensure_open().is_ok()
+        self.is_sound() && self.refused.is_none_or(|refused| refused.elapsed() < REFUSED_LASTS)
     }
 }

@@ -41,6 +41,22 @@ impl<'a, T: Send> Started<'a, T> {
         }
     }
 
+    /// True once the result is there.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+
+    /// The rest of the call.
+    pub(super) fn into_call(self) -> BoxFuture<'a, lapin::Result<T>>
+    where
+        T: 'a,
+    {
+        match self {
+            Self::Done(result) => std::future::ready(result).boxed(),
+            Self::Waiting(call) => call,
+        }
+    }
+
     /// The result, if it is there.
     pub(super) fn result(self) -> Option<lapin::Result<T>> {
         match self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Lab;
 use super::scene::{Kind, Pace, Scene, bodies, texts, within};
-use crate::broker::{BrokerError, Confirm, Publication, Routing, Settled};
+use crate::broker::{BrokerError, Confirm, InOrder, Publication, Routing, Settled};
 use crate::domain::message::Value;
 use crate::domain::topology::{Exchange, ExchangeKind, Step, TopologyMode};
 
@@ -55,8 +55,8 @@ pub(super) async fn each_message_of_batches_that_overlap_has_its_own_outcome(lab
         let exchange = scene.exchange(&format!("{name}-x"), ExchangeKind::Direct).await;
         scene.bind(&queue, &exchange, "here", &[]).await;
         let is_lost = |number: usize| number % 8 == 3;
-        let (mut written, mut confirms) = (0, Vec::new());
-        while confirms.len() < BATCHES * BATCH {
+        let (mut written, mut told) = (0, InOrder::default());
+        while told.known() < BATCHES * BATCH {
             while written < BATCHES && scene.lane.has_room() {
                 let numbers = written * BATCH..(written + 1) * BATCH;
                 let message = |number| scene.message(&exchange, if is_lost(number) { "nowhere" } else { "here" }, "");
@@ -66,9 +66,9 @@ pub(super) async fn each_message_of_batches_that_overlap_has_its_own_outcome(lab
                 written += 1;
                 assert!(written > 1 || scene.lane.has_room(), "a second batch may be on its way");
             }
-            confirms.extend(within("answers", scene.lane.answers()).await.into_iter().flatten());
+            told.add(within("answers", scene.lane.answers()).await);
         }
-        for (number, confirm) in confirms.into_iter().enumerate() {
+        for (number, confirm) in told.into_confirms().into_iter().enumerate() {
             let expected = if is_lost(number) { Confirm::Unroutable } else { Confirm::Stored };
             assert_eq!(confirm, expected, "message {number}, {kind:?}");
         }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::coop;
 
-use super::super::{Confirm, Lane, Publication};
+use super::super::{Answers, Confirm, Lane, Publication};
 use super::session::SessionGuard;
 use super::state::{Admission, Link};
 
@@ -75,11 +75,11 @@ impl Lane for MemoryLane {
         Box::pin(std::future::ready(()))
     }
 
-    fn answers(&mut self) -> BoxFuture<'_, Vec<Vec<Confirm>>> {
+    fn answers(&mut self) -> BoxFuture<'_, Answers> {
         Box::pin(async move {
             let confirms = self.admit().await;
             self.in_doubt |= confirms.contains(&Confirm::Lost);
-            vec![confirms]
+            Answers::of(confirms)
         })
     }
 

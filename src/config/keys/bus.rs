@@ -61,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
     key("bus.amqp.pool.max_size", Kind::Integer { min: 1, max: 64 }, "connections for publishing and admin work")
         .default("2"),
     key("bus.amqp.pool.wait_timeout", WAIT, "wait for one of them").default("5s"),
-    key("bus.amqp.publish.lanes", Kind::Integer { min: 1, max: 64 }, "confirm channels").default("4"),
+    key("bus.amqp.publish.lanes", Kind::Integer { min: 1, max: 64 }, "confirm channels for unary publishes, and as many for streams and ordering keys").default("4"),
     key("bus.amqp.publish.batch_max", Kind::Integer { min: 1, max: 4096 }, "messages of one batch").default("256"),
     key("bus.amqp.publish.confirm_timeout", WAIT, "then a publish fails with CONFIRM_TIMEOUT").default("10s"),
     key("bus.amqp.publish.window", Kind::Integer { min: 1, max: 1 << 24 }, "messages offered to one publish stream")

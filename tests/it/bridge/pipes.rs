@@ -30,7 +30,7 @@ async fn a_caller_that_takes_no_answers_is_held_back_and_nobody_else_is() {
     let bench = Bench::start();
     bench.connected().await;
     let everything = 1_000;
-    let (input, mut output) = bench.bridge.publisher.pipe(PipeWindow { messages: everything, kib: everything });
+    let (mut input, mut output) = bench.bridge.publisher.pipe(PipeWindow { messages: everything, kib: everything });
     input.publish((0..everything).map(numbered).collect()).await;
     let more = input.publish(vec![numbered(everything)]);
     tokio::time::timeout(Duration::from_mins(1), more).await.expect_err("its window is full of answers");
@@ -55,7 +55,7 @@ async fn a_window_in_bytes_holds_back_what_is_beyond_it_until_the_broker_has_ans
     bench.connected().await;
     let large = |number| vec![with_body(number, Bytes::from(vec![0; 1_024]))];
     for (kib, is_held_back) in [(3, true), (4, false)] {
-        let (input, mut output) = bench.bridge.publisher.pipe(PipeWindow { messages: 1_000, kib });
+        let (mut input, mut output) = bench.bridge.publisher.pipe(PipeWindow { messages: 1_000, kib });
         // Nobody else has a turn on this thread before something is awaited that is not ready: none of these is answered.
         for number in 0..3 {
             poll_immediate(input.publish(large(number))).await.expect("there is room for three");

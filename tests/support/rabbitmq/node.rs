@@ -218,6 +218,23 @@ impl BrokerHandle {
         self.ctl(&["eval", "disk_log:sync(latest_log), [dets:sync(Table) || Table <- dets:all()]."]).await;
     }
 
+    /// Makes a queue of the virtual host `/` fall silent, as one without a leader is, or answer again: what is published to
+    /// it is not confirmed meanwhile.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) async fn mute_queue(&self, queue: &str, mute: bool) {
+        let call = if mute { "suspend" } else { "resume" };
+        let told = self
+            .ctl(&[
+                "eval",
+                &format!(
+                    "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+                     sys:{call}(case amqqueue:get_pid(Q) of {{Name, _}} -> Name; Pid -> Pid end)."
+                ),
+            ])
+            .await;
+        assert_eq!(told.trim(), "ok", "{call} {queue}");
+    }
+
     /// Runs a command of `rabbitmqctl` against this node; answers what it prints.
     pub(crate) async fn ctl(&self, arguments: &[&str]) -> String {
         let mut command = command(self.server.script("rabbitmqctl"));

@@ -1,4 +1,4 @@
-//! One batch on its way: begun in one go, complete once each message is confirmed, failed or late. Knows no other batch.
+//! One batch on its way: begun in one go, complete once each message is confirmed or failed. Knows no other batch.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::error;
 use super::super::started::Started;
+use super::left::Left;
 use crate::broker::{BrokerError, Confirm, Publication, Routing};
 use crate::domain::name::ExchangeName;
 
@@ -28,7 +29,12 @@ enum Flight {
     Grounded(Confirm),
     /// The frames are queued in their order; the broker's word is awaited.
     Out(Started<'static, Word>),
+    /// Its word is awaited elsewhere.
+    Left,
 }
+
+/// How long messages without a word hold up their batch, before they are left behind.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What one confirm said: about its own message, and about any message that was returned.
 pub(super) struct Word {
@@ -42,8 +48,13 @@ pub(super) struct Batch {
     flights: Vec<Flight>,
     /// Flights before this one have ended.
     ended: usize,
+    /// When it goes on without what has no word by then.
+    patience: Instant,
     deadline: Instant,
+    /// Messages were given up: nobody waits for their words any more.
     is_late: bool,
+    /// A return may hang on a word that has not come.
+    is_doubtful: bool,
 }
 
 impl Batch {
@@ -60,7 +71,7 @@ impl Batch {
             }
         });
         let flights = flights.collect();
-        Self { publications, flights, ended: 0, deadline: Instant::now() + timeout, is_late: false }
+        Self::new(publications, flights, timeout)
     }
 
     /// One whose confirms come from somewhere else.
@@ -70,10 +81,17 @@ impl Batch {
         C: Future<Output = lapin::Result<Word>> + Send + 'static,
     {
         let flights = calls.into_iter().map(|call| Flight::Out(Started::begin(call))).collect();
-        Self { publications, flights, ended: 0, deadline: Instant::now() + Duration::from_mins(1), is_late: false }
+        Self::new(publications, flights, Duration::from_mins(1))
     }
 
-    /// Waits until each message is confirmed or failed, or its time is over. Cancel-safe.
+    fn new(publications: Vec<Publication>, flights: Vec<Flight>, timeout: Duration) -> Self {
+        let now = Instant::now();
+        let deadline = now + timeout;
+        let patience = deadline.min(now + PATIENCE);
+        Self { publications, flights, ended: 0, patience, deadline, is_late: false, is_doubtful: false }
+    }
+
+    /// Waits until each message is confirmed or failed, or its patience is over. Cancel-safe.
     pub(super) async fn complete(&mut self) {
         let (flights, ended) = (&mut self.flights, &mut self.ended);
         // One after the other: by the time the first has ended, most have.
@@ -85,26 +103,70 @@ impl Batch {
                 *ended += 1;
             }
         };
-        self.is_late = timeout_at(self.deadline, all).await.is_err();
+        // What has not ended says so itself.
+        let _ = timeout_at(self.patience, all).await;
     }
 
     /// Takes in what has come meanwhile.
     pub(super) fn glance(&mut self) {
-        for flight in &mut self.flights {
+        for flight in &mut self.flights[self.ended..] {
             if let Flight::Out(call) = flight {
                 call.glance();
             }
         }
+        let has_ended = |flight: &Flight| match flight {
+            Flight::Out(call) => call.is_done(),
+            Flight::Grounded(_) | Flight::Left => true,
+        };
+        self.ended += self.flights[self.ended..].iter().take_while(|flight| has_ended(flight)).count();
     }
 
-    /// True if its time was over before all was known.
-    pub(super) fn is_late(&self) -> bool {
-        self.is_late
+    /// True once each message is confirmed or failed, or left behind.
+    pub(super) fn is_complete(&self) -> bool {
+        self.ended == self.flights.len()
     }
 
-    /// Waits no longer than until then.
-    pub(super) fn hurry(&mut self, deadline: Instant) {
-        self.deadline = self.deadline.min(deadline);
+    /// When it goes on without what has no word by then.
+    pub(super) fn patience(&self) -> Instant {
+        self.patience
+    }
+
+    /// When its time is over.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Complete without the messages that have no word: those are left behind, or given up where its time is over. Their
+    /// confirms are listened to all the same, since a return may hang on them.
+    pub(super) fn leave(&mut self, left: &mut Left) {
+        let is_over = Instant::now() >= self.deadline;
+        let flights = self.publications.iter().zip(&mut self.flights).skip(self.ended);
+        for (publication, flight) in flights {
+            let is_open = matches!(flight, Flight::Out(call) if !call.is_done());
+            if !is_open {
+                continue;
+            }
+            let rest = if is_over { Flight::Grounded(Confirm::TimedOut) } else { Flight::Left };
+            if let Flight::Out(call) = std::mem::replace(flight, rest) {
+                left.take(call.into_call(), (!is_over).then_some((publication, self.deadline)));
+            }
+            self.is_late |= is_over;
+        }
+        self.ended = self.flights.len();
+    }
+
+    /// A return may hang on a word that has not come: that a message was stored which a queue must take is not certain.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// True if it has a word of which a return that has not come would make another one.
+    pub(super) fn has_word(&self) -> bool {
+        let required = self.publications.iter().zip(&self.flights);
+        required.filter(|(publication, _)| publication.routing == Routing::Required).any(|(_, flight)| match flight {
+            Flight::Out(call) => call.is_done(),
+            Flight::Grounded(_) | Flight::Left => false,
+        })
     }
 
     /// True if it leaves the channel in doubt.
@@ -116,7 +178,7 @@ impl Batch {
     pub(super) fn take_returned(&mut self) -> impl Iterator<Item = String> {
         self.flights.iter_mut().filter_map(|flight| match flight {
             Flight::Out(Started::Done(Ok(word))) => word.returned.take(),
-            Flight::Out(_) | Flight::Grounded(_) => None,
+            Flight::Out(_) | Flight::Grounded(_) | Flight::Left => None,
         })
     }
 
@@ -135,28 +197,25 @@ impl Batch {
         // One close ends all that was out, with the same words.
         let error = self.flights.iter().find_map(|flight| match flight {
             Flight::Out(Started::Done(Err(error))) => Some(error),
-            Flight::Out(_) | Flight::Grounded(_) => None,
+            Flight::Out(_) | Flight::Grounded(_) | Flight::Left => None,
         })?;
         let mut named = self.exchanges().filter_map(|name| Some((name, error::refused_publish(error, name)?)));
         let (exchange, reason) = named.next()?;
         Some((exchange.clone(), reason))
     }
 
-    /// The outcomes: `returned` are the ids that all confirms which may speak of these messages have told, `refused` what
-    /// became of an exchange whose messages the broker has not stored. Takes its own ids out. `is_behind_late`: a return
-    /// may hang on a confirm of a batch that nobody waits for any more, so that a message was stored is not certain.
+    /// The outcomes, `None` for what is left behind: `returned` are the ids that all confirms which may speak of these
+    /// messages have told, `refused` what became of an exchange whose messages the broker has not stored. Takes its own ids
+    /// out.
     pub(super) fn outcomes(
         self,
         returned: &mut HashSet<String>,
         refused: Option<&(ExchangeName, BrokerError)>,
-        is_behind_late: bool,
-    ) -> Vec<Confirm> {
+    ) -> Vec<Option<Confirm>> {
+        let is_doubtful = self.is_doubtful;
         let outcome = |(publication, flight): (&Publication, Flight)| {
-            // The broker's return is certain knowledge, whatever became of the confirm.
-            if publication.message.properties.message_id.as_ref().is_some_and(|id| returned.remove(id)) {
-                return Confirm::Unroutable;
-            }
             let confirm = match flight {
+                Flight::Left => return None,
                 Flight::Grounded(confirm) => confirm,
                 Flight::Out(call) => match call.result() {
                     None => Confirm::TimedOut,
@@ -164,17 +223,23 @@ impl Batch {
                     Some(Ok(word)) => word.confirm,
                 },
             };
-            let is_doubtful = is_behind_late && publication.routing == Routing::Required;
-            match refused {
+            let confirm = with_return(confirm, publication.message.properties.message_id.as_ref(), returned);
+            let is_doubtful = is_doubtful && publication.routing == Routing::Required;
+            Some(match refused {
                 _ if is_doubtful && confirm == Confirm::Stored => Confirm::TimedOut,
                 Some((exchange, error)) if confirm == Confirm::Lost && *exchange == publication.message.exchange => {
                     Confirm::NotSent(error.clone())
                 }
                 Some(_) | None => confirm,
-            }
+            })
         };
         self.publications.iter().zip(self.flights).map(outcome).collect()
     }
+}
+
+/// What became of a message: the broker's return is certain knowledge, whatever became of the confirm.
+pub(super) fn with_return(confirm: Confirm, id: Option<&String>, returned: &mut HashSet<String>) -> Confirm {
+    if id.is_some_and(|id| returned.remove(id)) { Confirm::Unroutable } else { confirm }
 }
 
 /// The message ids of publications that have one.

@@ -1,21 +1,55 @@
 //! The batches of a lane that are out, and when what became of them is certain. Knows no channel.
+//!
+//! A return hangs on any confirm that lapin completes with it (see [`super`]). While every message is confirmed soon it is
+//! certain that a batch has all its returns once the one behind it is complete too. A message that is not confirmed for long
+//! would hold up both, and with them the lane: it is left behind, and the others ask the broker for any answer on the
+//! channel. Once that is there, lapin has seen all that came before it, so what was confirmed before the question has its
+//! return by then.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::batch::Batch;
+use super::left::{Heard, Left};
 use crate::broker::{BrokerError, Confirm};
 use crate::domain::name::ExchangeName;
 
-/// Batches on their way. With three a return could hang on a confirm of a batch that nobody waits for.
+/// Batches on their way. With three a return could hang on a confirm of a batch that nobody looks at.
 const INCOMPLETE_MAX: usize = 2;
 
-/// What a batch that is out gets once the one before it is late. Nothing more is sent on the channel, and a return that hangs on
-/// a confirm of the late one may never come: what it says of a message that a queue must take is not certain, however long it is
-/// waited for.
-const BEHIND_LATE: Duration = Duration::from_secs(1);
+/// With more messages left behind no batch goes out. A channel of RabbitMQ that has 32 unanswered with one quorum queue
+/// (`quorum_commands_soft_limit`) lets its connection read about 400 more, and then nothing of any channel.
+const LEFT_MAX: usize = 16;
+
+/// What the broker has to answer a question at least.
+const SOUNDING_MIN: Duration = Duration::from_secs(1);
+
+/// A question to the broker on the channel; false = it gives no answer.
+pub(super) type Sounding = BoxFuture<'static, bool>;
+
+/// What is certain.
+#[derive(Default)]
+pub(super) struct Certain {
+    /// Batches, the oldest first, each to be handed to [`Out::outcomes`].
+    pub(super) batches: Vec<Batch>,
+    /// Messages that were left behind, by their number.
+    pub(super) left: Vec<(u64, Confirm)>,
+    /// Those among them whose queue is silent.
+    pub(super) silent: Vec<u64>,
+}
+
+/// What is certain once a question is answered.
+struct Round {
+    batches: Vec<Batch>,
+    heard: Vec<Heard>,
+    sounding: Sounding,
+    deadline: Instant,
+    /// The number of the first message that these batches have left behind: nobody knows of it before they are answered.
+    first_left: u64,
+}
 
 /// See the module.
 #[derive(Default)]
@@ -24,18 +58,19 @@ pub(super) struct Out {
     batches: VecDeque<Batch>,
     /// How many of them, from the oldest on, are complete.
     complete: usize,
-    /// Ids of returned messages whose batch has no answer yet.
+    left: Left,
+    round: Option<Round>,
+    /// Ids of returned messages of which nobody was told yet.
     returned: HashSet<String>,
-    /// One has failed: it may have left confirms behind.
+    /// The channel is closed or in doubt: nobody may wait for a confirm that comes after all.
     has_failed: bool,
-    /// A batch was answered whose confirms nobody waits for any more.
-    is_behind_late: bool,
 }
 
 impl Out {
     /// True if another batch may go out.
     pub(super) fn has_room(&self) -> bool {
-        self.batches.len() - self.complete < INCOMPLETE_MAX
+        let asking = self.round.as_ref().map_or(0, |round| round.batches.len());
+        asking + self.batches.len() - self.complete < INCOMPLETE_MAX && self.left.waiting() <= LEFT_MAX
     }
 
     pub(super) fn push(&mut self, batch: Batch) {
@@ -49,174 +84,154 @@ impl Out {
 
     /// Ids of messages without an answer.
     pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
-        self.batches.iter().flat_map(Batch::ids)
+        let asking = self.round.iter().flat_map(|round| &round.batches);
+        self.batches.iter().chain(asking).flat_map(Batch::ids).chain(self.left.ids())
     }
 
-    /// Waits until another batch is complete, for ever while none is out; answers those, oldest first, of which all is known
-    /// then. None may be. Each is to be handed to [`Self::outcomes`] in this order. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Vec<Batch> {
-        let Some(batch) = self.batches.get_mut(self.complete) else { return std::future::pending().await };
-        batch.complete().await;
-        self.complete += 1;
-        self.has_failed |= batch.has_failed();
-        if batch.is_late() {
-            let soon = Instant::now() + BEHIND_LATE;
-            self.batches.iter_mut().skip(self.complete).for_each(|behind| behind.hurry(soon));
+    /// Waits until something is certain, for ever while nothing is out. `sound` begins a question. Cancel-safe.
+    pub(super) async fn next(&mut self, sound: impl Fn() -> Sounding) -> Certain {
+        loop {
+            // Heard while a question was out that did not ask for it.
+            if self.round.is_none() && self.left.has_heard() {
+                return self.judge(&sound);
+            }
+            let known = self.known_below();
+            let Self { batches, complete, left, round, returned, .. } = self;
+            // While one question is out, the batches behind it wait for the next.
+            let batch = if round.is_none() { batches.get_mut(*complete) } else { None };
+            let over = left.deadline(known);
+            tokio::select! {
+                is_answered = answered(round) => return self.end_round(is_answered),
+                () = complete_or_due(batch) => {}
+                () = left.word(returned) => {}
+                () = due(over) => {}
+            }
+            let certain = self.judge(&sound);
+            if !certain.batches.is_empty() || !certain.left.is_empty() {
+                return certain;
+            }
         }
-        for batch in self.batches.iter_mut().take(self.complete) {
-            // A return that hangs on a confirm which came too late for its batch counts all the same.
-            batch.glance();
-            self.returned.extend(batch.take_returned());
+    }
+
+    /// Messages that were left behind and have a number below this one are known to be so.
+    fn known_below(&self) -> u64 {
+        self.round.as_ref().map_or(u64::MAX, |round| round.first_left)
+    }
+
+    /// Takes in what has come meanwhile, whomever it speaks of.
+    fn glance(&mut self) {
+        self.left.glance(&mut self.returned);
+        self.batches.iter_mut().for_each(Batch::glance);
+        self.returned.extend(self.batches.iter_mut().flat_map(Batch::take_returned));
+        self.has_failed |= self.left.has_failed();
+    }
+
+    /// True while nothing is left behind and nothing holds others up.
+    fn is_well(&self) -> bool {
+        self.left.is_empty() && self.batches.get(self.complete).is_none_or(Batch::is_complete)
+    }
+
+    /// What is certain now, or once a question is answered that begins with this.
+    fn judge(&mut self, sound: &impl Fn() -> Sounding) -> Certain {
+        if self.is_well() {
+            self.returned.extend(self.batches.iter_mut().flat_map(Batch::take_returned));
+        } else {
+            self.glance();
         }
-        // A return of the newest that is complete may still hang on a confirm of the one behind it.
-        let certain = if self.complete == self.batches.len() { self.complete } else { self.complete - 1 };
-        self.complete -= certain;
-        self.batches.drain(..certain).collect()
+        let known = self.known_below();
+        let mut certain = Certain { left: self.left.give_up(known, &mut self.returned), ..Certain::default() };
+        // Their ids may be used again, and returns of them may still come.
+        self.has_failed |= !certain.left.is_empty();
+        if self.round.is_some() {
+            return certain;
+        }
+        let first_left = self.left.next();
+        let was_well = self.left.is_empty();
+        let is_split = self.complete_what_can_be();
+        self.has_failed |= self.batches.iter().take(self.complete).any(Batch::has_failed);
+        if was_well && !is_split {
+            // A return of the newest that is complete may still hang on a confirm of the one behind it.
+            let count =
+                if self.complete == self.batches.len() { self.complete } else { self.complete.saturating_sub(1) };
+            self.complete -= count;
+            certain.batches.extend(self.batches.drain(..count));
+            return certain;
+        }
+        let (batches, heard): (Vec<Batch>, _) = (self.batches.drain(..self.complete).collect(), self.left.take_heard());
+        self.complete = 0;
+        if is_split || batches.iter().any(Batch::has_word) || heard.iter().any(Heard::is_word) {
+            let deadlines = batches.iter().map(Batch::deadline).chain(heard.iter().map(Heard::deadline));
+            let deadline = deadlines.fold(Instant::now() + SOUNDING_MIN, Instant::max);
+            self.round = Some(Round { batches, heard, sounding: sound(), deadline, first_left });
+        } else {
+            certain.left.extend(heard.into_iter().map(|heard| heard.outcome(&mut self.returned, true)));
+            certain.batches = batches;
+        }
+        certain
+    }
+
+    /// Counts the batches that are complete, and leaves behind what others have waited for long enough. True if it did.
+    fn complete_what_can_be(&mut self) -> bool {
+        let now = Instant::now();
+        let mut is_split = false;
+        while let Some(batch) = self.batches.get_mut(self.complete) {
+            if !batch.is_complete() {
+                if now < batch.patience() {
+                    break;
+                }
+                batch.leave(&mut self.left);
+                is_split = true;
+            }
+            self.complete += 1;
+        }
+        is_split
+    }
+
+    fn end_round(&mut self, is_answered: bool) -> Certain {
+        self.glance();
+        let Some(mut round) = self.round.take() else { return Certain::default() };
+        if !is_answered {
+            self.has_failed = true;
+            round.batches.iter_mut().for_each(Batch::doubt);
+        }
+        let left = round.heard.into_iter().map(|heard| heard.outcome(&mut self.returned, is_answered)).collect();
+        // Where the channel itself gives no answer, RabbitMQ may be at the oldest, and has not come to the others.
+        let silent =
+            if is_answered { self.left.silent(round.first_left) } else { self.left.oldest().into_iter().collect() };
+        Certain { batches: round.batches, left, silent }
     }
 
     /// What became of each message of a batch; `refused`: see [`Batch::outcomes`].
-    pub(super) fn outcomes(&mut self, batch: Batch, refused: Option<&(ExchangeName, BrokerError)>) -> Vec<Confirm> {
-        let is_behind_late = self.is_behind_late;
-        self.is_behind_late |= batch.is_late();
-        batch.outcomes(&mut self.returned, refused, is_behind_late)
+    pub(super) fn outcomes(
+        &mut self,
+        batch: Batch,
+        refused: Option<&(ExchangeName, BrokerError)>,
+    ) -> Vec<Option<Confirm>> {
+        batch.outcomes(&mut self.returned, refused)
+    }
+}
+
+/// The end of the question that is out; for ever while none is. Cancel-safe.
+async fn answered(round: &mut Option<Round>) -> bool {
+    match round {
+        Some(round) => timeout_at(round.deadline, &mut round.sounding).await.unwrap_or(false),
+        None => std::future::pending().await,
+    }
+}
+
+async fn complete_or_due(batch: Option<&mut Batch>) {
+    match batch {
+        Some(batch) => batch.complete().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use proptest::prelude::*;
-    use tokio::sync::oneshot;
-
-    use super::super::batch::Word;
-    use super::*;
-    use crate::broker::{Publication, Routing};
-    use crate::domain::message::{Message, Properties};
-
-    /// A broker with one queue and one that is full, and lapin in front of it: confirms come for several messages at once and
-    /// complete in any order, and each carries the oldest return that has come, whosever it is.
-    struct FakeBroker {
-        random: fastrand::Rng,
-        /// What is right for each message, and who waits for its confirm.
-        messages: Vec<(Confirm, Option<oneshot::Sender<Word>>)>,
-        /// So many it has looked at: what is unroutable among them was returned.
-        seen: usize,
-        /// So many it has confirmed.
-        confirmed: usize,
-        /// Not attached to a confirm yet.
-        returns: VecDeque<String>,
-    }
-
-    impl FakeBroker {
-        /// Sends a batch of so many.
-        fn send(&mut self, count: usize) -> Batch {
-            let (mut publications, mut calls) = (Vec::new(), Vec::new());
-            for _ in 0..count {
-                let id = self.messages.len().to_string();
-                let properties = Properties { message_id: Some(id), ..Properties::default() };
-                let exchange = ExchangeName::from_broker("events");
-                let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
-                publications.push(Publication { message, routing: Routing::Required });
-                let (confirm, call) = oneshot::channel();
-                calls.push(async move { Ok(call.await.expect("the broker answers everything")) });
-                let right = [Confirm::Stored, Confirm::Unroutable, Confirm::Refused];
-                self.messages.push((right[self.random.usize(..right.len())].clone(), Some(confirm)));
-            }
-            Batch::of(publications, calls)
-        }
-
-        /// Looks at some, and confirms some of what it has looked at; answers their numbers, as they complete in lapin.
-        fn work(&mut self) -> Vec<usize> {
-            let seen = self.random.usize(self.seen..=self.messages.len());
-            let is_unroutable = |number: &usize| self.messages[*number].0 == Confirm::Unroutable;
-            self.returns.extend((self.seen..seen).filter(is_unroutable).map(|number| number.to_string()));
-            self.seen = seen;
-            let confirmed = self.random.usize(self.confirmed..=seen);
-            let mut group: Vec<usize> = (self.confirmed..confirmed).collect();
-            self.confirmed = confirmed;
-            self.random.shuffle(&mut group);
-            group
-        }
-
-        fn complete(&mut self, number: usize) {
-            let (right, waiting) = &mut self.messages[number];
-            // What is returned is acked, too.
-            let confirm = if *right == Confirm::Refused { Confirm::Refused } else { Confirm::Stored };
-            let word = Word { confirm, returned: self.returns.pop_front() };
-            waiting.take().expect("once").send(word).ok().expect("it waits");
-        }
-    }
-
-    /// All outcomes that are certain now.
-    fn told(out: &mut Out) -> Vec<Confirm> {
-        let mut told = Vec::new();
-        // Else the runtime keeps back what it thinks is too much for one turn.
-        while let Some(certain) = tokio::task::unconstrained(out.next()).now_or_never() {
-            if certain.is_empty() && out.complete == out.batches.len() {
-                break;
-            }
-            for batch in certain {
-                told.extend(out.outcomes(batch, None));
-            }
-        }
-        told
-    }
-
-    impl FakeBroker {
-        fn with_seed(seed: u64) -> Self {
-            let random = fastrand::Rng::with_seed(seed);
-            Self { random, messages: Vec::new(), seen: 0, confirmed: 0, returns: VecDeque::new() }
-        }
-    }
-
-    /// failures.md L3.
-    #[tokio::test(start_paused = true)]
-    async fn what_is_out_behind_a_late_batch_is_late_a_second_after_it() {
-        let (mut broker, mut out, begun) = (FakeBroker::with_seed(1), Out::default(), Instant::now());
-        out.push(broker.send(1));
-        tokio::time::advance(Duration::from_secs(59)).await;
-        out.push(broker.send(1));
-        let mut told = Vec::new();
-        while told.len() < 2 {
-            for batch in out.next().await {
-                told.extend(out.outcomes(batch, None));
-            }
-        }
-        assert_eq!(told, [Confirm::TimedOut, Confirm::TimedOut]);
-        let waited = begun.elapsed();
-        let expected = Duration::from_mins(1) + BEHIND_LATE;
-        assert!((expected..expected + Duration::from_millis(100)).contains(&waited), "{waited:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn each_message_gets_its_own_outcome_whichever_confirm_carries_its_return(
-            sizes in prop::collection::vec(1_usize..8, 1..40),
-            seed in any::<u64>(),
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            runtime.block_on(async {
-                let mut broker = FakeBroker::with_seed(seed);
-                let (mut out, mut told_so_far, mut sizes) = (Out::default(), Vec::new(), sizes.into_iter().peekable());
-                while sizes.peek().is_some() || broker.confirmed < broker.messages.len() {
-                    while out.has_room() && broker.random.bool() && let Some(size) = sizes.next() {
-                        out.push(broker.send(size));
-                    }
-                    for number in broker.work() {
-                        broker.complete(number);
-                        told_so_far.extend(told(&mut out));
-                        // More goes out while confirms of the same group are still on their way.
-                        if out.has_room() && broker.random.bool() && let Some(size) = sizes.next() {
-                            out.push(broker.send(size));
-                        }
-                    }
-                }
-                told_so_far.extend(told(&mut out));
-                let right: Vec<Confirm> = broker.messages.into_iter().map(|(right, _)| right).collect();
-                prop_assert_eq!(told_so_far, right);
-                prop_assert!(!out.has_failed() && out.returned.is_empty() && out.batches.is_empty());
-                Ok(())
-            })?;
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,159 @@
+//! A queue that confirms nothing, beside others: whoever publishes to it waits for it, and nobody else does.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use sidebus::grpc::proto::sidebus::v1;
+use tokio::sync::watch;
+use tokio::time::{Instant, interval};
+use tonic::Code;
+
+use crate::support::nodes;
+use crate::support::publisher::{Publisher, Publishing, numbered, reason};
+use crate::support::rabbitmq::BrokerHandle;
+use crate::support::scene::{Scene, Sidecar};
+use crate::support::wait::until;
+
+/// What a publish waits for its confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// What somebody else may wait meanwhile: a quarter of a second, and slack for a busy machine.
+const HELD_UP_MAX: Duration = Duration::from_millis(2_500);
+
+fn to(topic: &str, number: usize) -> v1::Message {
+    v1::Message { routing_key: format!("{topic}.{number}"), ..numbered(number) }
+}
+
+/// A sidecar with a queue for each of two topics, of which one falls silent.
+async fn sidecar(scene: &Scene, node: &BrokerHandle, queue_type: &str) -> Sidecar {
+    let queue = |name: &str| {
+        let queue = scene.name(name);
+        format!("[queues.{name}]\nqueue = \"{queue}\"\nqueue_type = \"{queue_type}\"\nbindings = [\"{name}.#\"]\n")
+    };
+    let publish = format!("[bus.amqp.publish]\nconfirm_timeout = \"{}s\"\n", CONFIRM_TIMEOUT.as_secs());
+    let sidecar = scene.sidecar(&[publish, queue("good"), queue("mute")].concat()).await;
+    sidecar.publisher().await.publish(vec![to("good", 0), to("mute", 0)]).await.expect("both are well");
+    node.mute_queue(&scene.name("mute"), true).await;
+    sidecar
+}
+
+/// Publishes so often to the mute queue, and hears each time that there was no confirm in time.
+async fn publish_to_mute(publisher: &Publisher, (count, every): (usize, Duration)) {
+    let (mut turns, mut answers, mut sent) = (interval(every), FuturesUnordered::new(), 0);
+    while sent < count || !answers.is_empty() {
+        tokio::select! {
+            _ = turns.tick(), if sent < count => {
+                answers.push(publisher.publish(vec![to("mute", sent)]));
+                sent += 1;
+            }
+            Some(answer) = answers.next(), if !answers.is_empty() => {
+                let refused = answer.expect_err("nobody confirms it");
+                assert_eq!(reason(&refused), (Code::DeadlineExceeded, "CONFIRM_TIMEOUT".to_owned()), "{refused:?}");
+            }
+        }
+    }
+}
+
+/// Publishes one after the other until it is over; answers how many, and the longest wait.
+async fn publish_to_good(publisher: &Publisher, mut over: watch::Receiver<bool>) -> (usize, Duration) {
+    let (mut number, mut longest) = (0, Duration::ZERO);
+    while !*over.borrow_and_update() {
+        number += 1;
+        let asked = Instant::now();
+        let answer = publisher.publish(vec![to("good", number)]).await;
+        assert!(answer.is_ok(), "number {number} after {:?}: {answer:?}", asked.elapsed());
+        longest = longest.max(asked.elapsed());
+    }
+    (number, longest)
+}
+
+/// What a stream has seen.
+#[derive(Debug, Default)]
+struct Streamed {
+    messages: usize,
+    longest: Duration,
+    /// Times that it was held up for longer than others may be.
+    stalls: usize,
+}
+
+/// The same, a hundred at once on a stream.
+async fn stream_to_good(mut stream: Publishing, mut over: watch::Receiver<bool>) -> Streamed {
+    let mut streamed = Streamed::default();
+    while !*over.borrow_and_update() {
+        let asked = Instant::now();
+        stream.publish((0..100).map(|number| to("good", number))).await;
+        stream.until("a hundred are answered", Publishing::is_answered).await;
+        assert_eq!(stream.failures, []);
+        streamed.messages += 100;
+        streamed.longest = streamed.longest.max(asked.elapsed());
+        streamed.stalls += usize::from(asked.elapsed() >= HELD_UP_MAX);
+    }
+    streamed
+}
+
+/// failures.md P3.
+#[tokio::test]
+async fn whoever_publishes_to_a_quorum_queue_that_does_not_answer_waits_for_it_and_nobody_else_does() {
+    nobody_else_waits("quorum").await;
+}
+
+/// failures.md P3.
+#[tokio::test]
+async fn whoever_publishes_to_a_classic_queue_that_does_not_answer_waits_for_it_and_nobody_else_does() {
+    nobody_else_waits("classic").await;
+}
+
+async fn nobody_else_waits(queue_type: &str) {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let sidecar = sidecar(&scene, node, queue_type).await;
+    let publisher = sidecar.publisher().await;
+    // On each lane one.
+    let streams = [publisher.open().await, publisher.open().await, publisher.open().await, publisher.open().await];
+    let (over, is_over) = watch::channel(false);
+    let to_mute = async {
+        // For so long that lanes are given up, and others begin anew.
+        publish_to_mute(&publisher, (60, Duration::from_millis(200))).await;
+        over.send_replace(true);
+    };
+    let streaming = join_all(streams.map(|stream| stream_to_good(stream, is_over.clone())));
+    let ((), good, streamed) = tokio::join!(to_mute, publish_to_good(&publisher, is_over.clone()), streaming);
+    let (count, longest) = good;
+    assert!(count > 100 && longest < HELD_UP_MAX, "{count}, longest {longest:?}");
+    for streamed in streamed {
+        assert!(streamed.messages > 100 && streamed.stalls == 0, "{streamed:?}");
+    }
+    node.mute_queue(&scene.name("mute"), false).await;
+    let again = async || publisher.publish(vec![to("mute", 0)]).await.ok();
+    until("it takes messages again", again).await;
+}
+
+/// failures.md P3: it would be held up again and again.
+#[tokio::test]
+async fn a_stream_beside_one_that_waits_for_a_queue_takes_another_lane() {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let sidecar = sidecar(&scene, node, "quorum").await;
+    let publisher = sidecar.publisher().await;
+    let (mut first, mut streams) = (publisher.open().await, Vec::new());
+    for _ in 0..4 {
+        streams.push(publisher.open().await);
+    }
+    let (over, is_over) = watch::channel(false);
+    let to_mute = async {
+        // Each time more than are left behind, until the lane is given up.
+        for round in 1..=3 {
+            first.publish((0..20).map(|number| to("mute", number))).await;
+            first.until("all have failed", |it| it.failures.len() == 20 * round).await;
+        }
+        over.send_replace(true);
+    };
+    // The last of them is on the lane of the first.
+    let streaming = join_all(streams.into_iter().map(|stream| stream_to_good(stream, is_over.clone())));
+    let ((), streamed) = tokio::join!(to_mute, streaming);
+    assert!(streamed[..3].iter().all(|streamed| streamed.stalls == 0), "{streamed:?}");
+    let held_up = &streamed[3];
+    assert!(held_up.stalls <= 1 && held_up.longest < CONFIRM_TIMEOUT + HELD_UP_MAX, "{held_up:?}");
+    node.mute_queue(&scene.name("mute"), false).await;
+}
