@@ -343,12 +343,9 @@ impl Pump {
 
     pub(super) fn tell_status(&mut self) {
         // Something waits though there is room: it is too large for every handler with room, perhaps for all.
-        let held = match (self.ledger.waiting_count() > 0, self.ledger.has_room()) {
-            (false, _) => 0,
-            (true, true) => self.ledger.held_count(),
-            // Without room nobody knows: it is as it was.
-            (true, false) => self.status.held.min(self.ledger.held_count()),
-        };
+        let waits = if self.ledger.waiting_count() > 0 { self.ledger.held_count() } else { 0 };
+        // Without room nobody knows: it is as it was.
+        let held = if self.ledger.has_room() { waits } else { self.status.held.min(waits) };
         if !self.is_status_due && held == self.status.held {
             return;
         }

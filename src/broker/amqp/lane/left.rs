@@ -79,9 +79,9 @@ impl Left {
         self.waiting.len()
     }
 
-    /// True if nobody waits for what became of one.
+    /// True if no confirm is awaited here: none can carry the return of another message.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.heard.is_empty()
+        self.calls.is_empty() && self.heard.is_empty()
     }
 
     /// Numbers from this one on, of those without a word.

@@ -157,7 +157,7 @@ async fn what_is_not_confirmed_holds_nothing_up_and_is_late_in_its_own_time() {
     assert!((60..61).contains(&begun.elapsed().as_secs()) && out.has_failed(), "{:?}", begun.elapsed());
     assert_eq!(next(&mut out, &broker).await, late(2));
     assert!((110..111).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-    assert!(out.left.is_empty());
+    assert_eq!(out.left.waiting(), 0);
 }
 
 /// failures.md P3: RabbitMQ would stop to read.
@@ -187,6 +187,25 @@ async fn where_the_broker_answers_no_question_nothing_is_called_stored_that_a_qu
     assert_eq!(answer, Answers { batches: vec![vec![None, Some(Confirm::TimedOut)]], left: vec![], silent: vec![0] });
     assert!((60..61).contains(&begun.elapsed().as_secs()) && out.has_failed(), "{:?}", begun.elapsed());
     assert_eq!(next(&mut out, &broker).await.left, [(0, Confirm::TimedOut)]);
+}
+
+/// Whichever of the two is heard of first.
+#[tokio::test(start_paused = true)]
+async fn a_return_that_hangs_on_the_confirm_of_a_message_that_was_given_up_counts() {
+    for _ in 0..32 {
+        let (mut broker, mut out) = (FakeBroker::with_seed(1), Out::default());
+        broker.is_prompt = true;
+        out.push(broker.send(1, 1));
+        assert_eq!(next(&mut out, &broker).await.batches, [[None]]);
+        tokio::time::advance(Duration::from_millis(59_700)).await;
+        out.push(broker.send(1, 0));
+        broker.messages[1].right = Confirm::Unroutable;
+        assert_eq!(next(&mut out, &broker).await.left, [(0, Confirm::TimedOut)]);
+        broker.returns.push_back("1".to_owned());
+        broker.complete(0);
+        broker.complete(1);
+        assert_eq!(next(&mut out, &broker).await.batches, [[Some(Confirm::Unroutable)]]);
+    }
 }
 
 proptest! {
