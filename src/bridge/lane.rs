@@ -169,6 +169,7 @@ impl LaneTask {
                 Sent::Some => continue,
                 Sent::None(wait) => wait,
             };
+            self.tell_load();
             let is_out = self.open.as_ref().is_some_and(|open| !open.is_idle());
             if self.is_over && !is_out {
                 return;
@@ -236,7 +237,7 @@ impl LaneTask {
         let (most, probe) = match self.terms.gate.as_mut().map(|gate| gate.ask(self.link.outages())) {
             Some(Passage::Wait(_)) => return Sent::None(Wait::Answer),
             Some(Passage::Probe(probe)) => (1, Some(probe)),
-            Some(Passage::Closed) | None => (self.terms.batch_max, None),
+            Some(Passage::Closed) | None => (open.batch_max(self.terms.batch_max), None),
         };
         let batch = self.unanswered.take(&mut self.waiting, most, id_of);
         if batch.is_empty() {
@@ -301,7 +302,7 @@ impl LaneTask {
 
     fn tell_load(&self) {
         let open = self.open.as_ref();
-        self.load.is(open.and_then(Open::oldest), open.is_some_and(Open::is_held_up));
+        self.load.is(open.and_then(Open::oldest), open.is_some_and(|open| open.is_held_up(!self.waiting.is_empty())));
     }
 }
 

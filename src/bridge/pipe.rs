@@ -2,9 +2,9 @@
 //! no wire.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::lane::LaneHandle;
 use super::link::LinkWatch;
@@ -16,8 +16,6 @@ use crate::runtime::{Phase, PhaseWatch};
 
 /// Messages that share one permit of all callers, and answers of one group.
 const GROUP_MAX: usize = 256;
-/// More than the bodies of one process; what a semaphore hands out at once.
-const KIB_MAX: usize = u32::MAX as usize;
 /// Groups that were not sent and whose answers nobody has taken, before their caller waits.
 const REFUSED_GROUPS_MAX: usize = 4;
 
@@ -132,11 +130,22 @@ pub struct PipeInput<T> {
     publisher: Publisher,
     lane: LaneHandle,
     window: PipeWindow,
-    /// Each group has one permit at least, so that all are there once nothing is unconfirmed.
     kib: Arc<Semaphore>,
     entries: mpsc::Sender<Entry<T>>,
     refused: mpsc::Sender<Vec<Answer<T>>>,
-    is_late: Arc<AtomicBool>,
+    /// Messages that a lane has taken.
+    submitted: AtomicUsize,
+    told: Arc<Told>,
+}
+
+/// What has come out, for those who put in.
+#[derive(Debug, Default)]
+struct Told {
+    /// Answers of lanes.
+    answers: AtomicUsize,
+    /// The last ones had a message without a confirm in time: it is this caller that holds the lane up.
+    is_late: AtomicBool,
+    more: Notify,
 }
 
 /// Where answers come out, in the order of the messages but for those that were not sent at all.
@@ -144,8 +153,7 @@ pub struct PipeInput<T> {
 pub struct PipeOutput<T> {
     publisher: Publisher,
     answers: Answers<T>,
-    /// The last that was answered had no confirm in time: it is this caller that holds the lane up.
-    is_late: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 /// Entries, each taken once it is answered.
@@ -169,10 +177,10 @@ type Room<'a, T> = (mpsc::PermitIterator<'a, Entry<T>>, Arc<Permits>);
 
 /// The two ends of a pipe over a lane.
 pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindow) -> (PipeInput<T>, PipeOutput<T>) {
-    let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, KIB_MAX) };
+    let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, Semaphore::MAX_PERMITS) };
     let (to_output, entries) = mpsc::channel(window.messages);
     let (refuse, refused) = mpsc::channel(REFUSED_GROUPS_MAX);
-    let is_late: Arc<AtomicBool> = Arc::default();
+    let told: Arc<Told> = Arc::default();
     let input = PipeInput {
         publisher: publisher.clone(),
         lane,
@@ -180,10 +188,11 @@ pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindo
         kib: Arc::new(Semaphore::new(window.kib)),
         entries: to_output,
         refused: refuse,
-        is_late: Arc::clone(&is_late),
+        submitted: AtomicUsize::new(0),
+        told: Arc::clone(&told),
     };
     let answers = Answers { head: None, entries, refused };
-    (input, PipeOutput { publisher: publisher.clone(), answers, is_late })
+    (input, PipeOutput { publisher: publisher.clone(), answers, told })
 }
 
 impl<T> PipeInput<T> {
@@ -203,20 +212,23 @@ impl<T> PipeInput<T> {
         }
     }
 
-    /// Where others hold the lane up: takes another one, once nothing is out on this one, so that the order holds.
+    /// Where others hold the lane up: takes another one, once all that it has taken here is answered, so that the order holds.
     async fn leave_slow_lane(&mut self) {
-        if !self.lane.was_stuck_lately() || self.is_late.load(Ordering::Relaxed) {
-            return;
-        }
-        let (other, all) = (self.publisher.next_lane(), u32::try_from(self.window.kib).unwrap_or(u32::MAX));
-        if other.was_stuck_lately() {
+        let is_late = |told: &Told| told.is_late.load(Ordering::Relaxed);
+        if !self.lane.was_stuck_lately() || is_late(&self.told) || self.publisher.next_lane().was_stuck_lately() {
             return;
         }
         tokio::select! {
-            // The semaphore is never closed.
-            _ = self.kib.acquire_many(all) => self.lane = other,
+            () = self.told.all(self.submitted.load(Ordering::Relaxed)) => {}
+            // Nobody takes answers any more.
+            () = self.entries.closed() => return,
             // Told with the group.
-            _ = self.publisher.refused() => {}
+            _ = self.publisher.refused() => return,
+        }
+        let other = self.publisher.next_lane();
+        // Much may have become known meanwhile.
+        if !is_late(&self.told) && !other.was_stuck_lately() {
+            self.lane = other;
         }
     }
 
@@ -248,6 +260,7 @@ impl<T> PipeInput<T> {
         for ((tag, publication), place) in group.into_iter().zip(places) {
             let exchange = publication.message.exchange.clone();
             let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits)), None).await);
+            self.submitted.fetch_add(1, Ordering::Relaxed);
             place.send(Entry { tag, exchange, answer });
         }
     }
@@ -260,10 +273,34 @@ impl<T> PipeInput<T> {
 
     async fn room(&self, group: &[(T, Publication)]) -> Permits {
         let kib: usize = group.iter().map(|(_, publication)| kib_of(publication)).sum();
-        let own = u32::try_from(kib.clamp(1, self.window.kib)).unwrap_or(u32::MAX);
+        let own = u32::try_from(kib.min(self.window.kib)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         let own = Arc::clone(&self.kib).acquire_many_owned(own).await.ok();
         self.publisher.wait_for_room(group.len(), kib).await.and_own(own)
+    }
+}
+
+impl Told {
+    fn hear<T>(&self, answers: &[Answer<T>]) {
+        let confirms = answers.iter().filter_map(|answer| match &answer.outcome {
+            Outcome::Confirm(confirm) => Some(confirm),
+            Outcome::Refused(_) | Outcome::Passed => None,
+        });
+        let (count, late) = confirms
+            .fold((0, 0), |(count, late), confirm| (count + 1, late + usize::from(*confirm == Confirm::TimedOut)));
+        if count > 0 {
+            self.is_late.store(late > 0, Ordering::Relaxed);
+            // Behind the other: whoever sees these sees what they were.
+            self.answers.fetch_add(count, Ordering::Release);
+            self.more.notify_one();
+        }
+    }
+
+    /// Waits for so many answers since the beginning. Cancel-safe.
+    async fn all(&self, submitted: usize) {
+        while self.answers.load(Ordering::Acquire) < submitted {
+            self.more.notified().await;
+        }
     }
 }
 
@@ -274,9 +311,7 @@ impl<T> PipeOutput<T> {
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<Answer<T>>> {
         let answers = self.answers.next().await?;
-        if let Some(last) = answers.last() {
-            self.is_late.store(last.outcome == Outcome::Confirm(Confirm::TimedOut), Ordering::Relaxed);
-        }
+        self.told.hear(&answers);
         self.publisher.count(answers.iter().filter_map(|answer| Some((&answer.exchange, answer.outcome.label()?))));
         Some(answers)
     }

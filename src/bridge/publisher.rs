@@ -35,6 +35,9 @@ pub struct PublishLimits {
     pub in_flight_kib_max: usize,
 }
 
+/// Messages of one batch aside: a channel with 32 that wait for one quorum queue stops its whole connection, in RabbitMQ.
+const ASIDE_MAX: usize = 16;
+
 /// Why nothing was sent at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -104,12 +107,12 @@ impl Publisher {
             gate: Some(gate),
             silences: Some(Arc::clone(&silences)),
         };
-        let lane = || lane::start(tasks, link.clone(), phase.clone(), terms.clone());
-        let lanes = || Lanes::new((0..limits.lanes.max(1)).map(|_| lane()).collect(), limits.batch_max);
+        let lane = |terms: &LaneTerms| lane::start(tasks, link.clone(), phase.clone(), terms.clone());
+        let lanes = || Lanes::new((0..limits.lanes.max(1)).map(|_| lane(&terms)).collect(), limits.batch_max);
         let shared = Shared {
             free: lanes(),
             bound: lanes(),
-            aside: lane(),
+            aside: lane(&LaneTerms { batch_max: limits.batch_max.min(ASIDE_MAX), ..terms.clone() }),
             silences,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),

@@ -1,5 +1,6 @@
 //! A confirm channel behind the port, and how it tells what became of messages.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
@@ -42,10 +43,10 @@ pub trait Lane: fmt::Debug + Send {
 /// What a lane has to tell.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Answers {
-    /// Batches that hold nothing up any more, the oldest first, with what became of each message. `None` = it is left
-    /// behind: the broker has not confirmed it for long, and its neighbours do not wait for it.
-    pub batches: Vec<Vec<Option<Confirm>>>,
-    /// Of messages that were left behind: the how many-th such message of this lane it is, from 0, and what became of it.
+    /// Batches that hold nothing up any more, the oldest first, with what became of each message. A number = it is left
+    /// behind: the broker has not confirmed it for long, and its neighbours do not wait for it. Each number is given once.
+    pub batches: Vec<Vec<Result<Confirm, u64>>>,
+    /// What became of messages that were left behind, by their number.
     pub left: Vec<(u64, Confirm)>,
     /// Those of them that have no confirm although the broker has answered on their channel meanwhile, or the oldest of them
     /// where it has not: their queue is silent.
@@ -55,7 +56,7 @@ pub struct Answers {
 impl Answers {
     /// One batch, whole.
     pub fn of(batch: Vec<Confirm>) -> Self {
-        Self { batches: vec![batch.into_iter().map(Some).collect()], ..Self::default() }
+        Self { batches: vec![batch.into_iter().map(Ok).collect()], ..Self::default() }
     }
 
     /// True if it tells nothing.
@@ -64,12 +65,12 @@ impl Answers {
     }
 }
 
-/// Gathers what a lane tells from its first message on, in the order of the messages.
+/// Gathers what a lane tells of some batches that follow each other, in the order of the messages.
 #[derive(Debug, Default)]
 pub struct InOrder {
     confirms: Vec<Option<Confirm>>,
     /// Places of the messages that were left behind, by their number.
-    left: Vec<usize>,
+    left: HashMap<u64, usize>,
     known: usize,
 }
 
@@ -78,15 +79,14 @@ impl InOrder {
     pub fn add(&mut self, answers: Answers) {
         for confirm in answers.batches.into_iter().flatten() {
             match &confirm {
-                Some(_) => self.known += 1,
-                None => self.left.push(self.confirms.len()),
+                Ok(_) => self.known += 1,
+                Err(number) => drop(self.left.insert(*number, self.confirms.len())),
             }
-            self.confirms.push(confirm);
+            self.confirms.push(confirm.ok());
         }
         for (number, confirm) in answers.left {
-            let place = usize::try_from(number).ok().and_then(|number| self.left.get(number));
-            if let Some(confirmed) = place.and_then(|place| self.confirms.get_mut(*place)) {
-                *confirmed = Some(confirm);
+            if let Some(place) = self.left.remove(&number) {
+                self.confirms[place] = Some(confirm);
                 self.known += 1;
             }
         }

@@ -10,52 +10,71 @@ const LASTS: Duration = Duration::from_hours(1);
 /// Destinations that are known at once; of more the newest are not.
 const KNOWN_MAX: usize = 1_024;
 
-/// Where a message goes: an exchange, and a routing key without the words that have digits, which may be new with each
-/// message. Two that stand for one would only share a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Destination(u64);
+/// A message with another key of the place is evidence of sound only after this long without one of silence.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Where a message goes: an exchange and a routing key. Keys that differ only in words with digits are one place: those may
+/// be new with each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    place: u64,
+    key: u64,
+}
 
 impl Destination {
     /// An exchange and a routing key.
     pub fn of(exchange: &str, routing_key: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        exchange.hash(&mut hasher);
+        let (mut place, mut key) = (DefaultHasher::new(), DefaultHasher::new());
+        exchange.hash(&mut place);
+        routing_key.hash(&mut key);
         for word in routing_key.split('.') {
             let has_digit = word.bytes().any(|byte| byte.is_ascii_digit());
             // The names of queues are no such words.
             let known = if has_digit && !exchange.is_empty() { "" } else { word };
-            known.hash(&mut hasher);
+            known.hash(&mut place);
         }
-        Self(hasher.finish())
+        Self { place: place.finish(), key: key.finish() }
     }
 }
 
-/// Silent destinations, each until some time.
+/// Places that are silent.
 #[derive(Debug, Default)]
-pub struct Silence(HashMap<Destination, Instant>);
+pub struct Silence(HashMap<u64, Noted>);
+
+/// When a place was silent last, and under which key.
+#[derive(Debug)]
+struct Noted {
+    at: Instant,
+    key: u64,
+}
 
 impl Silence {
     /// A message that went there was not confirmed for long.
-    pub fn note(&mut self, destination: Destination, now: Instant) {
-        self.0.retain(|_, until| *until > now);
-        if self.0.len() < KNOWN_MAX || self.0.contains_key(&destination) {
-            self.0.insert(destination, now + LASTS);
+    pub fn note(&mut self, Destination { place, key }: Destination, now: Instant) {
+        self.expire(now);
+        if self.0.len() < KNOWN_MAX || self.0.contains_key(&place) {
+            self.0.insert(place, Noted { at: now, key });
         }
     }
 
     /// A message that went there was stored.
-    pub fn forget(&mut self, destination: Destination) {
-        self.0.remove(&destination);
-    }
-
-    /// True if none is known.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn forget(&mut self, Destination { place, key }: Destination, now: Instant) {
+        // Of two queues behind one place one may be well.
+        let is_over = |noted: &Noted| noted.key == key || now >= noted.at + QUIET;
+        if self.0.get(&place).is_some_and(is_over) {
+            self.0.remove(&place);
+        }
     }
 
     /// True while that is silent.
     pub fn has(&self, destination: Destination, now: Instant) -> bool {
-        self.0.get(&destination).is_some_and(|until| *until > now)
+        self.0.get(&destination.place).is_some_and(|noted| now < noted.at + LASTS)
+    }
+
+    /// Forgets what was long ago; true if nothing is left.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        self.0.retain(|_, noted| now < noted.at + LASTS);
+        self.0.is_empty()
     }
 }
 
@@ -78,16 +97,27 @@ mod tests {
         assert!(!silence.has(Destination::of("", "mute"), now) && !silence.has(mute, after(60)));
         silence.note(mute, after(59));
         assert!(silence.has(mute, after(118)));
-        silence.forget(mute);
-        assert!(!silence.has(mute, after(100)) && silence.is_empty(), "it was heard of");
+        silence.forget(mute, after(59));
+        assert!(!silence.has(mute, after(100)) && silence.expire(after(100)), "it was heard of");
         silence.note(mute, after(100));
         silence.note(other, after(200));
         assert_eq!(silence.0.len(), 1, "nothing is kept for ever");
     }
 
     #[test]
+    fn a_place_with_a_silent_and_a_sound_queue_is_silent_until_half_a_minute_after_the_last_word_of_it() {
+        let (mut silence, now) = (Silence::default(), start());
+        let (mute, sound) = (Destination::of("events", "tenant.17"), Destination::of("events", "tenant.18"));
+        silence.note(mute, now);
+        silence.forget(sound, now + QUIET / 2);
+        assert!(silence.has(sound, now + QUIET));
+        silence.forget(sound, now + QUIET);
+        assert!(!silence.has(mute, now + QUIET));
+    }
+
+    #[test]
     fn words_with_digits_make_no_difference_but_in_names_of_queues() {
-        let of = Destination::of;
+        let of = |exchange, key| Destination::of(exchange, key).place;
         assert_eq!(of("events", "order.17.placed"), of("events", "order.b2f.placed"));
         assert_ne!(of("events", "order.17.placed"), of("events", "order.17.paid"));
         assert_ne!(of("events", "order.17"), of("events", "order.17.paid"));

@@ -204,7 +204,7 @@ async fn a_connect_that_is_given_up_early_counts_only_if_it_hangs() {
     let shared = rabbitmq::shared().await;
     let proxy = Proxy::to(&shared.host, shared.port).await;
     let nodes = vec![Node { host: "127.0.0.1".to_owned(), port: proxy.port }];
-    let broker = AmqpBroker::new(AmqpOptions { nodes, connect_timeout: Duration::from_secs(3), ..shared.options() });
+    let broker = AmqpBroker::new(AmqpOptions { nodes, connect_timeout: Duration::from_secs(6), ..shared.options() });
     let session = broker.connect(SessionId(1)).await.expect("a session");
     let its_own = async || (proxy.open_links() == 2).then_some(());
     until("its own links alone", its_own).await;

@@ -12,7 +12,6 @@ use tonic::Code;
 
 use crate::support::nodes;
 use crate::support::publisher::{Publisher, Publishing, numbered, reason};
-use crate::support::rabbitmq::BrokerHandle;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -22,11 +21,13 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 const HELD_UP_MAX: Duration = Duration::from_millis(2_500);
 
 fn to(topic: &str, number: usize) -> v1::Message {
-    v1::Message { routing_key: format!("{topic}.{number}"), ..numbered(number) }
+    // Two of one id are never on their way at once.
+    let (routing_key, message_id) = (format!("{topic}.{number}"), format!("{topic}-{number}"));
+    v1::Message { routing_key, message_id, ..numbered(number) }
 }
 
-/// A sidecar with a queue for each of two topics, of which one falls silent.
-async fn sidecar(scene: &Scene, node: &BrokerHandle, queue_type: &str) -> Sidecar {
+/// A sidecar with a queue for each topic.
+async fn sidecar(scene: &Scene, queue_type: &str) -> Sidecar {
     let queue = |name: &str| {
         let queue = scene.name(name);
         format!("[queues.{name}]\nqueue = \"{queue}\"\nqueue_type = \"{queue_type}\"\nbindings = [\"{name}.#\"]\n")
@@ -34,7 +35,6 @@ async fn sidecar(scene: &Scene, node: &BrokerHandle, queue_type: &str) -> Sideca
     let publish = format!("[bus.amqp.publish]\nconfirm_timeout = \"{}s\"\n", CONFIRM_TIMEOUT.as_secs());
     let sidecar = scene.sidecar(&[publish, queue("good"), queue("mute")].concat()).await;
     sidecar.publisher().await.publish(vec![to("good", 0), to("mute", 0)]).await.expect("both are well");
-    node.mute_queue(&scene.name("mute"), true).await;
     sidecar
 }
 
@@ -107,7 +107,8 @@ async fn whoever_publishes_to_a_classic_queue_that_does_not_answer_waits_for_it_
 async fn nobody_else_waits(queue_type: &str) {
     let node = nodes::managed().await;
     let (scene, _proxy) = Scene::linked(node).await;
-    let sidecar = sidecar(&scene, node, queue_type).await;
+    let sidecar = sidecar(&scene, queue_type).await;
+    node.mute_queue(&scene.name("mute"), true).await;
     let publisher = sidecar.publisher().await;
     // On each lane one.
     let streams = [publisher.open().await, publisher.open().await, publisher.open().await, publisher.open().await];
@@ -134,12 +135,13 @@ async fn nobody_else_waits(queue_type: &str) {
 async fn a_stream_beside_one_that_waits_for_a_queue_takes_another_lane() {
     let node = nodes::managed().await;
     let (scene, _proxy) = Scene::linked(node).await;
-    let sidecar = sidecar(&scene, node, "quorum").await;
+    let sidecar = sidecar(&scene, "quorum").await;
     let publisher = sidecar.publisher().await;
     let (mut first, mut streams) = (publisher.open().await, Vec::new());
     for _ in 0..4 {
         streams.push(publisher.open().await);
     }
+    node.mute_queue(&scene.name("mute"), true).await;
     let (over, is_over) = watch::channel(false);
     let to_mute = async {
         // Each time more than are left behind, until the lane is given up.

@@ -24,6 +24,10 @@ const OVERLAP_FROM: usize = 128;
 /// Messages that hold nobody up while they are out: what comes next need not wait for them.
 const FEW: usize = 8;
 
+/// Messages that go out on a channel before the broker has answered anything there. A new one that comes to a silent quorum queue
+/// answers nothing, and with some hundred messages behind that RabbitMQ reads no more from the whole connection.
+const UNPROVEN_MAX: usize = 64;
+
 /// A message and its caller.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -48,13 +52,13 @@ pub(super) struct Open {
     pub(super) out: VecDeque<Out>,
     /// Messages that their batches have left behind, by their number.
     left: BTreeMap<u64, Left>,
-    /// The number of the next one.
-    next_left: u64,
+    /// The broker has answered on it.
+    is_proven: bool,
 }
 
 impl Open {
     pub(super) fn new(session: SessionId, lane: Box<dyn Lane>) -> Self {
-        Self { session, lane, out: VecDeque::new(), left: BTreeMap::new(), next_left: 0 }
+        Self { session, lane, out: VecDeque::new(), left: BTreeMap::new(), is_proven: false }
     }
 
     /// True if nothing waits for an answer.
@@ -77,19 +81,28 @@ impl Open {
         self.out.front().map(|batch| batch.begun)
     }
 
-    /// True if nothing goes out before what was left behind has an answer.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.out.is_empty() && !self.left.is_empty() && !(self.lane.is_open() && self.lane.has_room())
+    /// True if nothing goes out before what was left behind has an answer; `waits`: something would, if it could, such as a
+    /// message with the id of one that was left.
+    pub(super) fn is_held_up(&self, waits: bool) -> bool {
+        let may_go = || !waits && self.lane.is_open() && self.lane.has_room();
+        self.out.is_empty() && !self.left.is_empty() && !may_go()
     }
 
     /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.
     pub(super) fn lacks(&self, waiting: usize, batch_max: usize) -> Option<usize> {
         let enough = if self.in_batches() <= FEW { 0 } else { OVERLAP_FROM.min(batch_max) };
-        self.lane.has_room().then(|| enough.saturating_sub(waiting))
+        let may_overlap = self.is_proven || self.out.is_empty();
+        (may_overlap && self.lane.has_room()).then(|| enough.saturating_sub(waiting))
+    }
+
+    /// What goes out at most.
+    pub(super) fn batch_max(&self, batch_max: usize) -> usize {
+        if self.is_proven { batch_max } else { UNPROVEN_MAX.min(batch_max) }
     }
 
     /// Hands outcomes to the callers.
     pub(super) fn hear(&mut self, answers: Answers, unanswered: &mut Unanswered, terms: &LaneTerms) {
+        self.is_proven |= !answers.batches.is_empty();
         for confirms in answers.batches {
             self.answer_oldest(confirms, unanswered, terms);
         }
@@ -104,26 +117,28 @@ impl Open {
         }
     }
 
-    fn answer_oldest(&mut self, confirms: Vec<Option<Confirm>>, unanswered: &mut Unanswered, terms: &LaneTerms) {
-        let is_left = |place: usize| confirms.get(place).is_some_and(Option::is_none);
+    fn answer_oldest(&mut self, confirms: Vec<Result<Confirm, u64>>, unanswered: &mut Unanswered, terms: &LaneTerms) {
+        let is_left = |place: usize| confirms.get(place).is_some_and(Result::is_err);
         let mut keys = unanswered.answered(is_left).into_iter();
         let Some(Out { replies, begun, mut probe, hold }) = self.out.pop_front() else { return };
         debug_assert_eq!(confirms.len(), replies.len(), "a lane answers every publication once");
-        if !confirms.contains(&None)
+        if confirms.iter().all(Result::is_ok)
             && let (Some(gate), Some(probe)) = (&terms.gate, probe.take())
         {
             gate.answered(probe, confirms.iter().flatten().all(is_word_of_broker));
         }
         metrics::batch_confirmed(label(terms.role), replies.len(), begun.elapsed().as_secs_f64());
         for ((reply, destination, held), confirm) in replies.into_iter().zip(confirms) {
-            if let Some(confirm) = confirm {
-                forget_silence(terms, destination, &confirm);
-                // A caller that no longer waits has cancelled: the outcome is nobody's any more.
-                drop(reply.send(confirm));
-            } else {
-                let (key, probe, held) = (keys.next(), probe.take(), (held, hold.clone()));
-                self.left.insert(self.next_left, Left { reply, destination, key, begun, probe, _held: held });
-                self.next_left += 1;
+            match confirm {
+                Ok(confirm) => {
+                    forget_silence(terms, destination, &confirm);
+                    // A caller that no longer waits has cancelled: the outcome is nobody's any more.
+                    drop(reply.send(confirm));
+                }
+                Err(number) => {
+                    let (key, probe, held) = (keys.next(), probe.take(), (held, hold.clone()));
+                    self.left.insert(number, Left { reply, destination, key, begun, probe, _held: held });
+                }
             }
         }
     }
@@ -138,7 +153,7 @@ impl Open {
         }
         forget_silence(terms, left.destination, &confirm);
         metrics::late_confirmed(label(terms.role), left.begun.elapsed().as_secs_f64());
-        // As above.
+        // As with those of a batch.
         drop(left.reply.send(confirm));
     }
 }

@@ -28,8 +28,9 @@ impl Silences {
             return;
         }
         let mut known = self.known();
-        known.forget(destination);
-        self.any.store(!known.is_empty(), Ordering::Relaxed);
+        let now = Instant::now().into_std();
+        known.forget(destination, now);
+        self.any.store(!known.expire(now), Ordering::Relaxed);
     }
 
     /// True if one of these is silent.
@@ -37,7 +38,8 @@ impl Silences {
         if !self.any.load(Ordering::Relaxed) {
             return false;
         }
-        let (known, now) = (self.known(), Instant::now().into_std());
+        let (mut known, now) = (self.known(), Instant::now().into_std());
+        self.any.store(!known.expire(now), Ordering::Relaxed);
         destinations.any(|destination| known.has(destination, now))
     }
 

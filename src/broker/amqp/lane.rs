@@ -32,6 +32,16 @@ use certain::{Certain, Out};
 /// Room in a header frame for everything that is no header: fourteen properties of at most 256 bytes, rounded up.
 const HEADER_FRAME_RESERVE_BYTES: usize = 4 * 1024;
 
+/// A channel that was refused a message is used for so long, and then another one. A channel of RabbitMQ that a quorum queue has
+/// refused remembers that until the queue says otherwise, which it does not where a policy made it full and is gone.
+const REFUSED_LASTS: Duration = Duration::from_secs(5);
+
+impl fmt::Debug for AmqpLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpLane").field("has_failed", &self.out.has_failed()).finish_non_exhaustive()
+    }
+}
+
 /// One confirm channel, in the hands of one task: lapin mixes up the confirms of a shared one.
 pub(super) struct AmqpLane {
     channel: Arc<Channel>,
@@ -43,16 +53,6 @@ pub(super) struct AmqpLane {
     out: Out,
     /// The first refusal.
     refused: Option<Instant>,
-}
-
-/// A channel that was refused a message is used for so long, and then another one. A channel of RabbitMQ that a quorum queue has
-/// refused remembers that until the queue says otherwise, which it does not where a policy made it full and is gone.
-const REFUSED_LASTS: Duration = Duration::from_secs(5);
-
-impl fmt::Debug for AmqpLane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpLane").field("has_failed", &self.out.has_failed()).finish_non_exhaustive()
-    }
 }
 
 impl AmqpLane {
@@ -104,7 +104,7 @@ impl AmqpLane {
         Answers { batches, left, silent }
     }
 
-    fn answer(&mut self, batch: Batch) -> Vec<Option<Confirm>> {
+    fn answer(&mut self, batch: Batch) -> Vec<Result<Confirm, u64>> {
         if batch.has_failed() {
             // An exchange may have been deleted: the next lane looks again.
             self.exchanges.forget(batch.exchanges());
@@ -176,6 +176,9 @@ impl Lane for AmqpLane {
     }
 
     fn is_open(&self) -> bool {
-        self.is_sound() && self.refused.is_none_or(|refused| refused.elapsed() < REFUSED_LASTS)
+        // What is left behind would hold the next channel up.
+        let is_worn =
+            self.refused.is_some_and(|refused| refused.elapsed() >= REFUSED_LASTS) && self.out.has_left_nobody();
+        self.is_sound() && !is_worn
     }
 }

@@ -1,7 +1,7 @@
 //! Opens channels. A channel that the broker has closed costs lapin its number for good, so a connection wears out.
 //!
-//! lapin keeps such a number in its list, and what the broker said of it: given out again, the open fails in the words of
-//! then. With `channel_max` of them (2,047 by default) the connection opens nothing any more (measured, `bus_amqp::wearing`).
+//! lapin keeps what the broker said of such a number: given out again, the open fails in the words of then, and the number is
+//! lost. With `channel_max` of them (2,047 by default) the connection opens nothing any more (measured, `bus_amqp::wearing`).
 
 use std::time::Duration;
 

@@ -184,6 +184,11 @@ impl Handler {
         self.wait("a revocation", |handler| handler.revocations.pop_front()).await
     }
 
+    /// Statuses that have come and were not asked for.
+    pub(crate) fn statuses(&mut self) -> Vec<v1::SubscriptionStatus> {
+        self.statuses.drain(..).collect()
+    }
+
     pub(crate) async fn status(&mut self) -> v1::SubscriptionStatus {
         self.wait("a status", |handler| handler.statuses.pop_front()).await
     }

@@ -29,8 +29,8 @@ enum Flight {
     Grounded(Confirm),
     /// The frames are queued in their order; the broker's word is awaited.
     Out(Started<'static, Word>),
-    /// Its word is awaited elsewhere.
-    Left,
+    /// Its word is awaited elsewhere, under this number.
+    Left(u64),
 }
 
 /// How long messages without a word hold up their batch, before they are left behind.
@@ -50,6 +50,7 @@ pub(super) struct Batch {
     ended: usize,
     /// When it goes on without what has no word by then.
     patience: Instant,
+    begun: Instant,
     deadline: Instant,
     /// Messages were given up: nobody waits for their words any more.
     is_late: bool,
@@ -88,7 +89,7 @@ impl Batch {
         let now = Instant::now();
         let deadline = now + timeout;
         let patience = deadline.min(now + PATIENCE);
-        Self { publications, flights, ended: 0, patience, deadline, is_late: false, is_doubtful: false }
+        Self { publications, flights, ended: 0, patience, begun: now, deadline, is_late: false, is_doubtful: false }
     }
 
     /// Waits until each message is confirmed or failed, or its patience is over. Cancel-safe.
@@ -116,7 +117,7 @@ impl Batch {
         }
         let has_ended = |flight: &Flight| match flight {
             Flight::Out(call) => call.is_done(),
-            Flight::Grounded(_) | Flight::Left => true,
+            Flight::Grounded(_) | Flight::Left(_) => true,
         };
         self.ended += self.flights[self.ended..].iter().take_while(|flight| has_ended(flight)).count();
     }
@@ -146,9 +147,10 @@ impl Batch {
             if !is_open {
                 continue;
             }
-            let rest = if is_over { Flight::Grounded(Confirm::TimedOut) } else { Flight::Left };
+            // Given up where its time is over already.
+            let rest = if is_over { Flight::Grounded(Confirm::TimedOut) } else { Flight::Left(left.next()) };
             if let Flight::Out(call) = std::mem::replace(flight, rest) {
-                left.take(call.into_call(), (!is_over).then_some((publication, self.deadline)));
+                left.take(call.into_call(), (!is_over).then_some((publication, (self.begun, self.deadline))));
             }
             self.is_late |= is_over;
         }
@@ -165,7 +167,7 @@ impl Batch {
         let required = self.publications.iter().zip(&self.flights);
         required.filter(|(publication, _)| publication.routing == Routing::Required).any(|(_, flight)| match flight {
             Flight::Out(call) => call.is_done(),
-            Flight::Grounded(_) | Flight::Left => false,
+            Flight::Grounded(_) | Flight::Left(_) => false,
         })
     }
 
@@ -178,7 +180,7 @@ impl Batch {
     pub(super) fn take_returned(&mut self) -> impl Iterator<Item = String> {
         self.flights.iter_mut().filter_map(|flight| match flight {
             Flight::Out(Started::Done(Ok(word))) => word.returned.take(),
-            Flight::Out(_) | Flight::Grounded(_) | Flight::Left => None,
+            Flight::Out(_) | Flight::Grounded(_) | Flight::Left(_) => None,
         })
     }
 
@@ -197,25 +199,25 @@ impl Batch {
         // One close ends all that was out, with the same words.
         let error = self.flights.iter().find_map(|flight| match flight {
             Flight::Out(Started::Done(Err(error))) => Some(error),
-            Flight::Out(_) | Flight::Grounded(_) | Flight::Left => None,
+            Flight::Out(_) | Flight::Grounded(_) | Flight::Left(_) => None,
         })?;
         let mut named = self.exchanges().filter_map(|name| Some((name, error::refused_publish(error, name)?)));
         let (exchange, reason) = named.next()?;
         Some((exchange.clone(), reason))
     }
 
-    /// The outcomes, `None` for what is left behind: `returned` are the ids that all confirms which may speak of these
+    /// The outcomes, a number for what is left behind: `returned` are the ids that all confirms which may speak of these
     /// messages have told, `refused` what became of an exchange whose messages the broker has not stored. Takes its own ids
     /// out.
     pub(super) fn outcomes(
         self,
         returned: &mut HashSet<String>,
         refused: Option<&(ExchangeName, BrokerError)>,
-    ) -> Vec<Option<Confirm>> {
+    ) -> Vec<Result<Confirm, u64>> {
         let is_doubtful = self.is_doubtful;
         let outcome = |(publication, flight): (&Publication, Flight)| {
             let confirm = match flight {
-                Flight::Left => return None,
+                Flight::Left(number) => return Err(number),
                 Flight::Grounded(confirm) => confirm,
                 Flight::Out(call) => match call.result() {
                     None => Confirm::TimedOut,
@@ -225,7 +227,7 @@ impl Batch {
             };
             let confirm = with_return(confirm, publication.message.properties.message_id.as_ref(), returned);
             let is_doubtful = is_doubtful && publication.routing == Routing::Required;
-            Some(match refused {
+            Ok(match refused {
                 _ if is_doubtful && confirm == Confirm::Stored => Confirm::TimedOut,
                 Some((exchange, error)) if confirm == Confirm::Lost && *exchange == publication.message.exchange => {
                     Confirm::NotSent(error.clone())

@@ -17,7 +17,7 @@ use super::left::{Heard, Left};
 use crate::broker::{BrokerError, Confirm};
 use crate::domain::name::ExchangeName;
 
-/// Batches on their way. With three a return could hang on a confirm of a batch that nobody looks at.
+/// Batches on their way: a return hangs on a confirm of the same batch or of the one behind it.
 const INCOMPLETE_MAX: usize = 2;
 
 /// With more messages left behind no batch goes out. A channel of RabbitMQ that has 32 unanswered with one quorum queue
@@ -67,6 +67,11 @@ pub(super) struct Out {
 }
 
 impl Out {
+    /// True if nothing was left behind that has no answer yet.
+    pub(super) fn has_left_nobody(&self) -> bool {
+        self.left.is_empty()
+    }
+
     /// True if another batch may go out.
     pub(super) fn has_room(&self) -> bool {
         let asking = self.round.as_ref().map_or(0, |round| round.batches.len());
@@ -179,6 +184,9 @@ impl Out {
                 if now < batch.patience() {
                     break;
                 }
+                // Whoever was not polled for long may have missed what has come.
+                batch.glance();
+                self.returned.extend(batch.take_returned());
                 batch.leave(&mut self.left);
                 is_split = true;
             }
@@ -196,8 +204,7 @@ impl Out {
         }
         let left = round.heard.into_iter().map(|heard| heard.outcome(&mut self.returned, is_answered)).collect();
         // Where the channel itself gives no answer, RabbitMQ may be at the oldest, and has not come to the others.
-        let silent =
-            if is_answered { self.left.silent(round.first_left) } else { self.left.oldest().into_iter().collect() };
+        let silent = if is_answered { self.left.silent() } else { self.left.oldest().into_iter().collect() };
         Certain { batches: round.batches, left, silent }
     }
 
@@ -206,7 +213,7 @@ impl Out {
         &mut self,
         batch: Batch,
         refused: Option<&(ExchangeName, BrokerError)>,
-    ) -> Vec<Option<Confirm>> {
+    ) -> Vec<Result<Confirm, u64>> {
         batch.outcomes(&mut self.returned, refused)
     }
 }

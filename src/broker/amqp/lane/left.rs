@@ -1,6 +1,7 @@
 //! Messages that their batches have left behind: the broker has not confirmed them for long. Knows no batch.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -10,10 +11,14 @@ use tokio::time::Instant;
 use super::batch::{Word, with_return};
 use crate::broker::{Confirm, Publication, Routing};
 
+/// A queue without a word for so long is silent: less may be a link that is full, or a disk that is slow.
+const SILENT_FROM: Duration = Duration::from_secs(1);
+
 /// What is known of a message whose word is awaited.
 struct Waiting {
     id: Option<String>,
     routing: Routing,
+    begun: Instant,
     deadline: Instant,
 }
 
@@ -58,16 +63,16 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// One more, with its deadline; or one that was given up, of which only the confirm is listened to.
+    /// One more, sent and late at these times; or one that was given up, of which only the confirm is listened to.
     pub(super) fn take(
         &mut self,
         call: BoxFuture<'static, lapin::Result<Word>>,
-        message: Option<(&Publication, Instant)>,
+        message: Option<(&Publication, (Instant, Instant))>,
     ) {
-        let number = message.map(|(publication, deadline)| {
+        let number = message.map(|(publication, (begun, deadline))| {
             let id = publication.message.properties.message_id.clone();
             let number = self.next;
-            self.waiting.insert(number, Waiting { id, routing: publication.routing, deadline });
+            self.waiting.insert(number, Waiting { id, routing: publication.routing, begun, deadline });
             self.next += 1;
             number
         });
@@ -84,9 +89,11 @@ impl Left {
         self.calls.is_empty() && self.heard.is_empty()
     }
 
-    /// Numbers from this one on, of those without a word.
-    pub(super) fn silent(&self, first: u64) -> Vec<u64> {
-        self.waiting.range(first..).map(|(number, _)| *number).collect()
+    /// Numbers of those without a word for so long that it is no delay.
+    pub(super) fn silent(&self) -> Vec<u64> {
+        let now = Instant::now();
+        let silent = self.waiting.iter().take_while(|(_, message)| now >= message.begun + SILENT_FROM);
+        silent.map(|(number, _)| *number).collect()
     }
 
     /// The number of the oldest without a word.

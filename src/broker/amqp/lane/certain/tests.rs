@@ -142,7 +142,7 @@ async fn what_is_not_confirmed_holds_nothing_up_and_is_late_in_its_own_time() {
         out.push(broker.send(1, 1));
         out.push(broker.send(1, 1));
         assert!(!out.has_room());
-        let (batches, silent) = (vec![vec![None], vec![None]], vec![first, first + 1]);
+        let (batches, silent) = (vec![vec![Err(first)], vec![Err(first + 1)]], (0..first).collect());
         assert_eq!(next(&mut out, &broker).await, Answers { batches, left: vec![], silent });
         first += 2;
         assert!(out.has_room() && begun.elapsed() < Duration::from_secs(51));
@@ -184,7 +184,7 @@ async fn where_the_broker_answers_no_question_nothing_is_called_stored_that_a_qu
     out.push(broker.send(2, 1));
     broker.complete(1);
     let answer = next(&mut out, &broker).await;
-    assert_eq!(answer, Answers { batches: vec![vec![None, Some(Confirm::TimedOut)]], left: vec![], silent: vec![0] });
+    assert_eq!(answer, Answers { batches: vec![vec![Err(0), Ok(Confirm::TimedOut)]], left: vec![], silent: vec![0] });
     assert!((60..61).contains(&begun.elapsed().as_secs()) && out.has_failed(), "{:?}", begun.elapsed());
     assert_eq!(next(&mut out, &broker).await.left, [(0, Confirm::TimedOut)]);
 }
@@ -196,7 +196,7 @@ async fn a_return_that_hangs_on_the_confirm_of_a_message_that_was_given_up_count
         let (mut broker, mut out) = (FakeBroker::with_seed(1), Out::default());
         broker.is_prompt = true;
         out.push(broker.send(1, 1));
-        assert_eq!(next(&mut out, &broker).await.batches, [[None]]);
+        assert_eq!(next(&mut out, &broker).await.batches, [[Err(0)]]);
         tokio::time::advance(Duration::from_millis(59_700)).await;
         out.push(broker.send(1, 0));
         broker.messages[1].right = Confirm::Unroutable;
@@ -204,7 +204,7 @@ async fn a_return_that_hangs_on_the_confirm_of_a_message_that_was_given_up_count
         broker.returns.push_back("1".to_owned());
         broker.complete(0);
         broker.complete(1);
-        assert_eq!(next(&mut out, &broker).await.batches, [[Some(Confirm::Unroutable)]]);
+        assert_eq!(next(&mut out, &broker).await.batches, [[Ok(Confirm::Unroutable)]]);
     }
 }
 
