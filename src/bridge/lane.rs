@@ -237,7 +237,7 @@ impl LaneTask {
         let (most, probe) = match self.terms.gate.as_mut().map(|gate| gate.ask(self.link.outages())) {
             Some(Passage::Wait(_)) => return Sent::None(Wait::Answer),
             Some(Passage::Probe(probe)) => (1, Some(probe)),
-            Some(Passage::Closed) | None => (open.batch_max(self.terms.batch_max), None),
+            Some(Passage::Closed) | None => (self.terms.batch_max, None),
         };
         let batch = self.unanswered.take(&mut self.waiting, most, id_of);
         if batch.is_empty() {

@@ -24,10 +24,6 @@ const OVERLAP_FROM: usize = 128;
 /// Messages that hold nobody up while they are out: what comes next need not wait for them.
 const FEW: usize = 8;
 
-/// Messages that go out on a channel before the broker has answered anything there. A new one that comes to a silent quorum queue
-/// answers nothing, and with some hundred messages behind that RabbitMQ reads no more from the whole connection.
-const UNPROVEN_MAX: usize = 64;
-
 /// A message and its caller.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -52,13 +48,11 @@ pub(super) struct Open {
     pub(super) out: VecDeque<Out>,
     /// Messages that their batches have left behind, by their number.
     left: BTreeMap<u64, Left>,
-    /// The broker has answered on it.
-    is_proven: bool,
 }
 
 impl Open {
     pub(super) fn new(session: SessionId, lane: Box<dyn Lane>) -> Self {
-        Self { session, lane, out: VecDeque::new(), left: BTreeMap::new(), is_proven: false }
+        Self { session, lane, out: VecDeque::new(), left: BTreeMap::new() }
     }
 
     /// True if nothing waits for an answer.
@@ -91,18 +85,11 @@ impl Open {
     /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.
     pub(super) fn lacks(&self, waiting: usize, batch_max: usize) -> Option<usize> {
         let enough = if self.in_batches() <= FEW { 0 } else { OVERLAP_FROM.min(batch_max) };
-        let may_overlap = self.is_proven || self.out.is_empty();
-        (may_overlap && self.lane.has_room()).then(|| enough.saturating_sub(waiting))
-    }
-
-    /// What goes out at most.
-    pub(super) fn batch_max(&self, batch_max: usize) -> usize {
-        if self.is_proven { batch_max } else { UNPROVEN_MAX.min(batch_max) }
+        self.lane.has_room().then(|| enough.saturating_sub(waiting))
     }
 
     /// Hands outcomes to the callers.
     pub(super) fn hear(&mut self, answers: Answers, unanswered: &mut Unanswered, terms: &LaneTerms) {
-        self.is_proven |= !answers.batches.is_empty();
         for confirms in answers.batches {
             self.answer_oldest(confirms, unanswered, terms);
         }

@@ -188,13 +188,6 @@ impl Play {
         settled().await;
     }
 
-    /// The broker has answered on the channel of the first lane.
-    async fn prove(&mut self) {
-        let _one = self.ask(0, 1).await;
-        self.answer(1, Confirm::Stored).await;
-        assert_eq!(self.written(), [1]);
-    }
-
     /// What has gone out since the last look.
     fn written(&self) -> Vec<usize> {
         std::mem::take(&mut self.played.written.lock().unwrap())
@@ -214,7 +207,6 @@ fn known(answers: &mut [oneshot::Receiver<Confirm>]) -> Vec<Confirm> {
 async fn a_batch_overlaps_another_when_few_are_out_or_many_wait() {
     let mut play = Play::begin(None, 1);
     play.up(1);
-    play.prove().await;
     let mut answers = play.ask(0, 1).await;
     assert_eq!(play.written(), [1]);
     answers.extend(play.ask(0, 20).await);
@@ -334,7 +326,6 @@ async fn a_probe_that_a_stuck_queue_keeps_holds_the_others_up_for_a_second() {
 async fn what_waits_in_line_is_refused_at_once_when_an_alarm_comes_or_the_session_goes() {
     let mut play = Play::begin(None, 1);
     play.up(1);
-    play.prove().await;
     let mut out = play.ask(0, 1).await;
     out.extend(play.ask(0, 1).await);
     let mut line = play.ask(0, 5).await;

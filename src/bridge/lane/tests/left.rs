@@ -92,20 +92,6 @@ async fn a_destination_is_silent_until_a_message_there_is_stored() {
     }
 }
 
-/// failures.md P3: RabbitMQ would read no more from the connection.
-#[tokio::test(start_paused = true)]
-async fn a_new_channel_has_few_messages_on_it_before_the_broker_answers_there() {
-    let mut play = Play::begin(None, 1);
-    play.up(1);
-    let mut all = play.ask(0, 400).await;
-    assert_eq!(play.written(), [64]);
-    play.answer(1, Confirm::Stored).await;
-    assert_eq!(play.written(), [256]);
-    play.answer(1, Confirm::Stored).await;
-    play.answer(1, Confirm::Stored).await;
-    assert_eq!(known(&mut all).len(), 400);
-}
-
 /// failures.md P9: it says nothing about the broker yet.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_left_behind_closes_the_breaker_once_it_is_answered() {
