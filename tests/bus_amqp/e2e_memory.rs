@@ -5,13 +5,15 @@
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use sidebus::grpc::proto::sidebus::v1;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::support::handler::{Handler, Shared};
 use crate::support::process::Process;
+use crate::support::publisher::numbered;
 use crate::support::scene::{Scene, Sidecar};
 use crate::support::wait::until;
 
@@ -217,4 +219,34 @@ async fn on_a_queue_that_trickles_a_sidecar_has_few_consumers() {
     println!("{consumers} consumers");
     assert!((1..=4).contains(&consumers), "{consumers}");
     handler.leave().await;
+}
+
+/// failures.md P4: each call ends a moment after it was made, so the frames of many are out and nobody waits for the confirms.
+#[tokio::test]
+async fn a_storm_of_callers_that_give_up_leaves_nothing_in_memory() {
+    const ROUNDS: u64 = 150;
+    let scene = Scene::new().await;
+    // What is stored is not kept in the broker's memory either.
+    let sidecar = scene
+        .sidecar(
+            &scene.work("queue_type = \"classic\"\narguments = { x-max-length = 100, x-overflow = \"drop-head\" }"),
+        )
+        .await;
+    let publisher = sidecar.publisher().await;
+    publisher.publish_numbers(0..1).await;
+    let before = sidecar.process.memory("VmRSS");
+    let message = v1::Message { body: vec![0; 16 * 1024].into(), message_id: String::new(), ..numbered(0) };
+    let mut given_up = 0;
+    for round in 0..ROUNDS {
+        let calls = (0..64).map(|call| {
+            let patience = Duration::from_micros(500 + 100 * ((round + call) % 50));
+            timeout(patience, publisher.publish(vec![message.clone(); 5]))
+        });
+        given_up += join_all(calls).await.iter().filter(|answer| answer.is_err()).count();
+    }
+    println!("{given_up} of {} calls were given up", ROUNDS * 64);
+    assert!(given_up > 1_000, "{given_up}");
+    println!("{}", stays_below(&sidecar, "48,000 bodies of 16 KiB", before, before + 100 * MIB));
+    sidecar.metric_becomes("sidebus_publishes_in_flight", 0.0).await;
+    publisher.publish_numbers(1..2).await;
 }

@@ -11,6 +11,7 @@ use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::support::handler::Handler;
 use crate::support::nodes;
 use crate::support::publisher::{Publishing, numbered, publishes, reason, with_headers};
 use crate::support::rabbitmq;
@@ -297,4 +298,31 @@ async fn a_queue_that_a_policy_limits_no_longer_takes_messages_again() {
     assert_eq!(reason(&refused), (Code::ResourceExhausted, "PUBLISH_REJECTED".to_owned()), "{refused:?}");
     node.ctl(&["clear_policy", &name]).await;
     until("it takes messages again", async || publish().await.ok()).await;
+}
+
+/// failures.md P5: RabbitMQ takes no more than 16 MiB from 4.0 on, and closes the channel of who sends more.
+#[tokio::test]
+async fn a_body_of_16_mib_comes_through_and_a_larger_one_never_reaches_the_broker() {
+    const MAX: usize = 16 << 20;
+    let scene = Scene::new().await;
+    let sidecar = scene.sidecar(&scene.work("queue_type = \"classic\"")).await;
+    let publisher = sidecar.publisher().await;
+    let of = |bytes: usize| v1::Message { body: vec![7; bytes].into(), ..numbered(1) };
+    publisher.publish(vec![of(MAX)]).await.expect("as large as the broker takes");
+    for (bytes, code, why) in
+        [(MAX + 1, Code::InvalidArgument, "MESSAGE_TOO_LARGE"), (MAX + MAX / 8, Code::OutOfRange, "")]
+    {
+        let refused = publisher.publish(vec![of(bytes)]).await.expect_err("too large");
+        assert_eq!(reason(&refused), (code, why.to_owned()));
+    }
+    let open = v1::SubscribeOpen { max_message_bytes: 64 << 20, ..Handler::of("work") };
+    let mut handler = Handler::open(sidecar.channel().await, open).await;
+    let delivery = handler.delivery().await;
+    let body = &delivery.message.as_ref().expect("a message").body;
+    assert!(body.len() == MAX && body.iter().all(|byte| *byte == 7), "{} bytes", body.len());
+    handler.ack(&[delivery]).await;
+    handler.leave().await;
+    let (_, page) = sidecar.probe("/metrics").await;
+    assert!(!page.contains("sidebus_broker_reconnects_total{"), "the session is the first one");
+    scene.amqp().await.wait_for_depth(&scene.name("work"), 0).await;
 }

@@ -40,6 +40,7 @@ mod e2e_start;
 mod e2e_stopping;
 mod e2e_topology;
 mod e2e_unreadable;
+mod e2e_verdicts;
 mod fail_points;
 mod inequivalent;
 mod lab;

@@ -167,9 +167,20 @@ impl Handler {
 
     /// One verdict on deliveries.
     pub(crate) async fn settle(&self, deliveries: &[v1::Delivery], verdict: Verdict) {
-        let delivery_ids = deliveries.iter().map(|delivery| delivery.id).collect();
-        let settlements = vec![v1::Settlement { delivery_ids, verdict: Some(verdict) }];
+        self.say(deliveries.iter().map(|delivery| delivery.id).collect(), Some(verdict)).await;
+    }
+
+    /// Whatever may be said of these ids, also nothing.
+    pub(crate) async fn say(&self, delivery_ids: Vec<i64>, verdict: Option<Verdict>) {
+        let settlements = vec![v1::Settlement { delivery_ids, verdict }];
         self.send(v1::SubscribeRequest { settlements, ..v1::SubscribeRequest::default() }).await;
+    }
+
+    /// Another window.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) async fn window(&self, messages: Option<i32>, bytes: Option<i64>) {
+        let flow = Some(v1::FlowControl { max_in_flight_messages: messages, max_in_flight_bytes: bytes });
+        self.send(v1::SubscribeRequest { flow, ..v1::SubscribeRequest::default() }).await;
     }
 
     pub(crate) async fn ack(&self, deliveries: &[v1::Delivery]) {

@@ -380,4 +380,5 @@ async fn an_idle_lane_keeps_nothing_of_a_session_that_is_over() {
     assert_eq!(known(&mut answers), [Confirm::Stored]);
 }
 
+mod callers;
 mod left;
