@@ -63,7 +63,7 @@ impl LaneHandle {
         self.load.is_stuck()
     }
 
-    /// The same, now or not long ago.
+    /// True if nothing there has moved for long, now or not long ago.
     pub(crate) fn was_stuck_lately(&self) -> bool {
         self.load.was_stuck_lately()
     }
@@ -302,7 +302,7 @@ impl LaneTask {
 
     fn tell_load(&self) {
         let open = self.open.as_ref();
-        self.load.is(open.and_then(Open::oldest), open.is_some_and(|open| open.is_held_up(!self.waiting.is_empty())));
+        self.load.is(open.and_then(Open::oldest), open.and_then(|open| open.holder(!self.waiting.is_empty())));
     }
 }
 

@@ -2,9 +2,8 @@
 //! no wire.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::lane::LaneHandle;
 use super::link::LinkWatch;
@@ -13,6 +12,10 @@ use super::publisher::{Publisher, Refusal, kib_of, result_label};
 use crate::broker::{Confirm, Publication};
 use crate::domain::name::ExchangeName;
 use crate::runtime::{Phase, PhaseWatch};
+
+use stream_lane::{StreamLane, Told};
+
+pub(super) mod stream_lane;
 
 /// Messages that share one permit of all callers, and answers of one group.
 const GROUP_MAX: usize = 256;
@@ -128,24 +131,11 @@ enum Pending {
 #[derive(Debug)]
 pub struct PipeInput<T> {
     publisher: Publisher,
-    lane: LaneHandle,
+    lane: StreamLane,
     window: PipeWindow,
     kib: Arc<Semaphore>,
     entries: mpsc::Sender<Entry<T>>,
     refused: mpsc::Sender<Vec<Answer<T>>>,
-    /// Messages that a lane has taken.
-    submitted: AtomicUsize,
-    told: Arc<Told>,
-}
-
-/// What has come out, for those who put in.
-#[derive(Debug, Default)]
-struct Told {
-    /// Answers of lanes.
-    answers: AtomicUsize,
-    /// The last ones had a message without a confirm in time: it is this caller that holds the lane up.
-    is_late: AtomicBool,
-    more: Notify,
 }
 
 /// Where answers come out, in the order of the messages but for those that were not sent at all.
@@ -180,7 +170,8 @@ pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindo
     let window = PipeWindow { messages: window.messages.max(1), kib: window.kib.clamp(1, Semaphore::MAX_PERMITS) };
     let (to_output, entries) = mpsc::channel(window.messages);
     let (refuse, refused) = mpsc::channel(REFUSED_GROUPS_MAX);
-    let told: Arc<Told> = Arc::default();
+    let lane = StreamLane::new(lane);
+    let told = lane.told();
     let input = PipeInput {
         publisher: publisher.clone(),
         lane,
@@ -188,8 +179,6 @@ pub(super) fn pipe<T>(publisher: &Publisher, lane: LaneHandle, window: PipeWindo
         kib: Arc::new(Semaphore::new(window.kib)),
         entries: to_output,
         refused: refuse,
-        submitted: AtomicUsize::new(0),
-        told: Arc::clone(&told),
     };
     let answers = Answers { head: None, entries, refused };
     (input, PipeOutput { publisher: publisher.clone(), answers, told })
@@ -212,23 +201,15 @@ impl<T> PipeInput<T> {
         }
     }
 
-    /// Where others hold the lane up: takes another one, once all that it has taken here is answered, so that the order holds.
     async fn leave_slow_lane(&mut self) {
-        let is_late = |told: &Told| told.is_late.load(Ordering::Relaxed);
-        if !self.lane.was_stuck_lately() || is_late(&self.told) || self.publisher.next_lane().was_stuck_lately() {
-            return;
-        }
+        let next = || self.publisher.next_lane();
         tokio::select! {
-            () = self.told.all(self.submitted.load(Ordering::Relaxed)) => {}
+            biased;
+            () = self.lane.leave_if_held_up(next) => {}
             // Nobody takes answers any more.
-            () = self.entries.closed() => return,
+            () = self.entries.closed() => {}
             // Told with the group.
-            _ = self.publisher.refused() => return,
-        }
-        let other = self.publisher.next_lane();
-        // Much may have become known meanwhile.
-        if !is_late(&self.told) && !other.was_stuck_lately() {
-            self.lane = other;
+            _ = self.publisher.refused() => {}
         }
     }
 
@@ -259,8 +240,7 @@ impl<T> PipeInput<T> {
     async fn submit(&self, group: Vec<(T, Publication)>, (places, permits): Room<'_, T>) {
         for ((tag, publication), place) in group.into_iter().zip(places) {
             let exchange = publication.message.exchange.clone();
-            let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits)), None).await);
-            self.submitted.fetch_add(1, Ordering::Relaxed);
+            let answer = Pending::Lane(self.lane.submit(publication, Some(Arc::clone(&permits))).await);
             place.send(Entry { tag, exchange, answer });
         }
     }
@@ -280,30 +260,6 @@ impl<T> PipeInput<T> {
     }
 }
 
-impl Told {
-    fn hear<T>(&self, answers: &[Answer<T>]) {
-        let confirms = answers.iter().filter_map(|answer| match &answer.outcome {
-            Outcome::Confirm(confirm) => Some(confirm),
-            Outcome::Refused(_) | Outcome::Passed => None,
-        });
-        let (count, late) = confirms
-            .fold((0, 0), |(count, late), confirm| (count + 1, late + usize::from(*confirm == Confirm::TimedOut)));
-        if count > 0 {
-            self.is_late.store(late > 0, Ordering::Relaxed);
-            // Behind the other: whoever sees these sees what they were.
-            self.answers.fetch_add(count, Ordering::Release);
-            self.more.notify_one();
-        }
-    }
-
-    /// Waits for so many answers since the beginning. Cancel-safe.
-    async fn all(&self, submitted: usize) {
-        while self.answers.load(Ordering::Acquire) < submitted {
-            self.more.notified().await;
-        }
-    }
-}
-
 impl<T> PipeOutput<T> {
     /// The next answers, at least one: those that are there, what was not sent before all others. `None` = the input is gone
     /// and all are answered.
@@ -311,19 +267,23 @@ impl<T> PipeOutput<T> {
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Vec<Answer<T>>> {
         let answers = self.answers.next().await?;
-        self.told.hear(&answers);
+        self.told.hear(confirms(&answers));
         self.publisher.count(answers.iter().filter_map(|answer| Some((&answer.exchange, answer.outcome.label()?))));
         Some(answers)
     }
 
     /// Makes exchanges of ours again that these answers say are missing. To be called with every group.
     pub async fn mend(&self, answers: &[Answer<T>]) {
-        let confirms = answers.iter().filter_map(|answer| match &answer.outcome {
-            Outcome::Confirm(confirm) => Some(confirm),
-            Outcome::Refused(_) | Outcome::Passed => None,
-        });
-        self.publisher.repair(confirms).await;
+        self.publisher.repair(confirms(answers)).await;
     }
+}
+
+/// Those of them that lanes gave.
+fn confirms<T>(answers: &[Answer<T>]) -> impl Iterator<Item = &Confirm> {
+    answers.iter().filter_map(|answer| match &answer.outcome {
+        Outcome::Confirm(confirm) => Some(confirm),
+        Outcome::Refused(_) | Outcome::Passed => None,
+    })
 }
 
 impl<T> Answers<T> {

@@ -168,6 +168,11 @@ impl Publishing {
         self.failures.extend(frame.failures);
     }
 
+    /// Messages without an answer.
+    pub(crate) fn unanswered(&self) -> usize {
+        usize::try_from(self.sequence).unwrap_or_default().saturating_sub(self.answered)
+    }
+
     /// True once each message of it has an answer.
     pub(crate) fn is_answered(&self) -> bool {
         i64::try_from(self.answered) == Ok(self.sequence)

@@ -32,7 +32,11 @@ impl Lanes {
     pub(in crate::bridge) fn next(&self) -> &LaneHandle {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.all.len();
         let (before, from_it) = self.all.split_at(first);
-        from_it.iter().chain(before).find(|lane| !lane.was_stuck_lately()).unwrap_or(&self.all[first])
+        from_it
+            .iter()
+            .chain(before)
+            .find(|lane| !lane.is_stuck() && !lane.was_stuck_lately())
+            .unwrap_or(&self.all[first])
     }
 
     /// The same for each message of a key.

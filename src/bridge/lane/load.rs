@@ -1,7 +1,7 @@
 //! How much a lane has to do, and a bell for when that is enough. Knows no message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,7 +10,10 @@ use tokio::time::Instant;
 /// Whoever waits so long for a confirm waits for a queue, and not for its turn.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// Whoever was stuck may be so again: the queue that was waited for may be waited for again.
+/// Whoever waits so long does not wait for a disk that is slow for a moment, as all others then do.
+const LONG: Duration = Duration::from_secs(3);
+
+/// Whoever has waited for long may do so again: the queue that was waited for may be waited for again.
 const LATELY: Duration = Duration::from_mins(1);
 
 /// Messages that a lane has and has not answered.
@@ -20,8 +23,9 @@ pub(super) struct Load {
     born: Instant,
     /// When the oldest batch that is out was written, in milliseconds after that and one more; 0 = none is out.
     oldest: AtomicU64,
-    is_held_up: AtomicBool,
-    /// When it was last seen stuck, counted as above; 0 = never.
+    /// When the oldest message was written that keeps all others back, counted as above; 0 = none does.
+    holder: AtomicU64,
+    /// When it was last seen that either is out for long, counted as above; 0 = never.
     stuck: AtomicU64,
     /// With so many the bell rings.
     enough: AtomicUsize,
@@ -34,7 +38,7 @@ impl Default for Load {
             messages: AtomicUsize::new(0),
             born: Instant::now(),
             oldest: AtomicU64::new(0),
-            is_held_up: AtomicBool::new(false),
+            holder: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
             enough: AtomicUsize::new(usize::MAX),
             bell: Notify::new(),
@@ -54,27 +58,32 @@ impl Load {
         self.messages.load(Ordering::SeqCst)
     }
 
-    /// What is so once something was answered or written: when the oldest batch that is out was written, and whether
-    /// nothing goes out before messages have an answer that have had none for long.
-    pub(super) fn is(&self, oldest: Option<Instant>, is_held_up: bool) {
-        if is_held_up || self.is_stuck() {
+    /// What is so once something was answered or written: when the oldest batch that is out was written, and the oldest
+    /// message without which nothing goes out.
+    pub(super) fn is(&self, oldest: Option<Instant>, holder: Option<Instant>) {
+        if self.is_out_for(LONG) {
             self.stuck.store(self.ms_until(Instant::now()), Ordering::Relaxed);
         }
-        self.oldest.store(oldest.map_or(0, |begun| self.ms_until(begun)), Ordering::Relaxed);
-        self.is_held_up.store(is_held_up, Ordering::Relaxed);
+        let written = |at: Option<Instant>| at.map_or(0, |at| self.ms_until(at));
+        self.oldest.store(written(oldest), Ordering::Relaxed);
+        self.holder.store(written(holder), Ordering::Relaxed);
     }
 
     /// True if what comes now waits for a queue that confirms nothing: nothing goes out, or the oldest batch is out for long.
     pub(super) fn is_stuck(&self) -> bool {
-        let oldest = self.oldest.load(Ordering::Relaxed);
-        let is_late = oldest > 0 && self.ms_until(Instant::now()) >= oldest + ms(STUCK);
-        is_late || self.is_held_up.load(Ordering::Relaxed)
+        self.holder.load(Ordering::Relaxed) > 0 || self.is_out_for(STUCK)
     }
 
-    /// True if it is or was so not long ago.
+    /// True if nothing has moved for long, now or not long ago.
     pub(super) fn was_stuck_lately(&self) -> bool {
         let stuck = self.stuck.load(Ordering::Relaxed);
-        self.is_stuck() || stuck > 0 && self.ms_until(Instant::now()) < stuck + ms(LATELY)
+        self.is_out_for(LONG) || stuck > 0 && self.ms_until(Instant::now()) < stuck + ms(LATELY)
+    }
+
+    fn is_out_for(&self, time: Duration) -> bool {
+        let since = [&self.oldest, &self.holder].map(|since| since.load(Ordering::Relaxed));
+        let now = self.ms_until(Instant::now());
+        since.into_iter().any(|since| since > 0 && now >= since + ms(time))
     }
 
     fn ms_until(&self, then: Instant) -> u64 {

@@ -75,11 +75,12 @@ impl Open {
         self.out.front().map(|batch| batch.begun)
     }
 
-    /// True if nothing goes out before what was left behind has an answer; `waits`: something would, if it could, such as a
-    /// message with the id of one that was left.
-    pub(super) fn is_held_up(&self, waits: bool) -> bool {
-        let may_go = || !waits && self.lane.is_open() && self.lane.has_room();
-        self.out.is_empty() && !self.left.is_empty() && !may_go()
+    /// When the oldest message was written without whose answer nothing goes out; `waits`: something would, if it could, such
+    /// as a message with the id of one that was left behind.
+    pub(super) fn holder(&self, waits: bool) -> Option<Instant> {
+        let (_, left) = self.left.first_key_value()?;
+        let may_go = !waits && self.lane.is_open() && self.lane.has_room();
+        (self.out.is_empty() && !may_go).then_some(left.begun)
     }
 
     /// How many more must wait before so many go out beside what is out; 0 = they go now, `None` = not for their number.

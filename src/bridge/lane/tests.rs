@@ -163,12 +163,8 @@ impl Play {
     async fn ask_with(&self, lane: usize, ids: impl IntoIterator<Item = String>) -> Vec<oneshot::Receiver<Confirm>> {
         let mut answers = Vec::new();
         for id in ids {
-            let properties = Properties { message_id: Some(id), ..Properties::default() };
-            let exchange = ExchangeName::from_broker("events");
-            let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
-            let publication = Publication { message, routing: Routing::Required };
             let destination = Destination::of("events", "");
-            answers.push(self.lanes[lane].submit(publication, None, Some(destination)).await);
+            answers.push(self.lanes[lane].submit(publication(id), None, Some(destination)).await);
         }
         settled().await;
         answers
@@ -192,6 +188,13 @@ impl Play {
     fn written(&self) -> Vec<usize> {
         std::mem::take(&mut self.played.written.lock().unwrap())
     }
+}
+
+fn publication(id: impl Into<String>) -> Publication {
+    let properties = Properties { message_id: Some(id.into()), ..Properties::default() };
+    let exchange = ExchangeName::from_broker("events");
+    let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
+    Publication { message, routing: Routing::Required }
 }
 
 /// Lets every task come to rest; the clock is paused.
@@ -382,3 +385,4 @@ async fn an_idle_lane_keeps_nothing_of_a_session_that_is_over() {
 
 mod callers;
 mod left;
+mod streams;

@@ -12,11 +12,7 @@ async fn a_caller_that_goes_away_frees_no_room_before_the_broker_has_answered() 
     for id in ["a", "b", "c"] {
         let permit = Arc::clone(&room).acquire_owned().await.ok();
         let permits = Arc::new(Permits::new(permit, None, Counted::new(::metrics::Gauge::noop(), 1)));
-        let properties = Properties { message_id: Some(id.to_owned()), ..Properties::default() };
-        let exchange = ExchangeName::from_broker("events");
-        let message = Message { exchange, routing_key: String::new(), properties, body: bytes::Bytes::new() };
-        let publication = Publication { message, routing: Routing::Required };
-        drop(play.lanes[0].submit(publication, Some(permits), None).await);
+        drop(play.lanes[0].submit(publication(id), Some(permits), None).await);
     }
     settled().await;
     assert_eq!((room.available_permits(), play.lanes[0].load()), (0, 3));

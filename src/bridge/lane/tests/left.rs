@@ -57,6 +57,7 @@ async fn a_lane_whose_channel_is_given_up_waits_for_all_that_was_left_behind_on_
     play.say(of_left(0, Confirm::TimedOut)).await;
     assert_eq!(known(&mut left), [Confirm::TimedOut]);
     assert!(play.lanes[0].is_stuck(), "others go elsewhere at once");
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let mut waits = play.ask(0, 1).await;
     assert!(play.written().is_empty());
     play.say(of_left(1, Confirm::TimedOut)).await;

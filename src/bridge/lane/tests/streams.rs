@@ -1,0 +1,71 @@
+//! Which lane a stream takes.
+
+use super::super::super::pipe::stream_lane::StreamLane;
+use super::*;
+
+/// A stream on the first lane, where another caller's message has no confirm for long and its own one for less.
+async fn behind_another(play: &mut Play) -> (StreamLane, Vec<oneshot::Receiver<Confirm>>) {
+    let stream = StreamLane::new(play.lanes[0].clone());
+    play.ask(0, 1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let own = submit(&stream, "own").await;
+    (stream, vec![own])
+}
+
+async fn submit(stream: &StreamLane, id: &str) -> oneshot::Receiver<Confirm> {
+    let answer = stream.submit(publication(id), None).await;
+    settled().await;
+    answer
+}
+
+/// True if the stream knows within a moment which lane it takes.
+async fn leaves(stream: &mut StreamLane, other: &LaneHandle) -> bool {
+    tokio::time::timeout(Duration::from_millis(1), stream.leave_if_held_up(|| other.clone())).await.is_ok()
+}
+
+fn loads(play: &Play) -> Vec<usize> {
+    play.lanes.iter().map(LaneHandle::load).collect()
+}
+
+/// failures.md P3: what goes out on another channel may overtake what has no answer on this one.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_others_hold_up_takes_another_lane_once_all_of_its_own_is_answered() {
+    let mut play = Play::begin(None, 2);
+    play.up(1);
+    let (mut stream, mut own) = behind_another(&mut play).await;
+    let other = play.lanes[1].clone();
+    assert!(!leaves(&mut stream, &other).await, "one of its own has no answer");
+
+    play.answer(2, Confirm::Stored).await;
+    let answers = known(&mut own);
+    assert!(answers == [Confirm::Stored] && !leaves(&mut stream, &other).await, "nobody has taken the answer");
+    stream.told().hear(answers.iter());
+    assert!(leaves(&mut stream, &other).await);
+    let _answer = submit(&stream, "next").await;
+    assert_eq!(loads(&play), [0, 1]);
+}
+
+/// Elsewhere it would hold up others.
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_own_messages_are_late_keeps_its_lane_and_so_does_one_that_no_lane_serves_better() {
+    let mut play = Play::begin(None, 2);
+    play.up(1);
+    let (mut stream, _own) = behind_another(&mut play).await;
+    play.ask(1, 1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let other = play.lanes[1].clone();
+    assert!(other.was_stuck_lately() && leaves(&mut stream, &other).await);
+    let _answer = submit(&stream, "second").await;
+    assert_eq!(loads(&play), [3, 1]);
+
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    play.answer(4, Confirm::TimedOut).await;
+    stream.told().hear([Confirm::TimedOut, Confirm::Stored].iter());
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    play.ask(0, 1).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(play.lanes[0].was_stuck_lately() && !other.was_stuck_lately());
+    assert!(leaves(&mut stream, &other).await);
+    let _answer = submit(&stream, "third").await;
+    assert_eq!(loads(&play), [2, 0]);
+}
