@@ -32,8 +32,9 @@ use crate::runtime::Tasks;
 /// Flow-control windows of HTTP/2 in bytes: the default of 64 KiB stalls a stream of batches.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// Resets that may wait: a flood of them is an attack (CVE-2023-44487).
-const PENDING_RESETS_MAX: usize = 20;
+/// Calls of one connection that may have been given up before they were taken: a flood of them is an attack (CVE-2023-44487),
+/// and ends the connection with all its streams. h2's own limit of 20 ends one whose callers share a deadline.
+const PENDING_RESETS_MAX: usize = 1_024;
 /// What is served here, as reflection tells it.
 const SERVICES: [&str; 4] =
     ["sidebus.v1.ConsumerService", "sidebus.v1.PublisherService", "sidebus.v1.CallService", "grpc.health.v1.Health"];

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sidebus::broker::BrokerError;
 use sidebus::grpc::proto::sidebus::v1;
 use sidebus::grpc::proto::sidebus::v1::header_value::Kind;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
 
 use super::WORK;
@@ -225,7 +228,7 @@ async fn an_alarm_and_a_lost_broker_are_told_at_once_and_differ() {
     // What is sent before the alarm is seen waits for its confirm, so nobody here waits for that.
     let reason = async |wanted: &str| {
         eventually(wanted, async || {
-            let answer = tokio::time::timeout(Duration::from_millis(200), publish()).await.ok()?;
+            let answer = timeout(Duration::from_millis(200), publish()).await.ok()?;
             let why = Refused::from(answer.err()?);
             (why.reason == wanted).then_some(why)
         })
@@ -273,4 +276,26 @@ async fn too_much_in_flight_is_refused_and_not_queued() {
     .await;
     let why = refused(Err::<(), _>(met), Code::ResourceExhausted, "HANDLER_LIMIT");
     assert!(why.value("limit") == "2" && why.retry_after.is_some(), "{why:?}");
+}
+
+/// Callers of one process share a connection with its handlers, and may all give up at the same moment.
+#[tokio::test]
+async fn a_storm_of_calls_that_are_given_up_leaves_their_connection_to_the_others() {
+    let sidecar = Sidecar::start(WORK).await;
+    let publisher = sidecar.publisher().await;
+    let (items, requests) = tokio::sync::mpsc::channel(1);
+    let stream = publisher.clone().publish_stream(ReceiverStream::new(requests)).await.unwrap();
+    let mut answers = stream.into_inner();
+    for round in 1..=10 {
+        let request = || v1::PublishRequest { messages: vec![message("work.A", "1")], options: None };
+        let calls = (0..1_500).map(|_| {
+            let mut publisher = publisher.clone();
+            async move { publisher.publish(request()).await }
+        });
+        // Some are answered, some are on their way, and many are not sent yet.
+        drop(timeout(Duration::from_millis(round), join_all(calls)).await);
+        let item = v1::PublishItem { sequence: i64::try_from(round).unwrap(), message: Some(message("work.A", "2")) };
+        items.send(v1::PublishStreamRequest { open: None, items: vec![item] }).await.unwrap();
+        while answers.message().await.unwrap().unwrap().confirmed_sequences.is_empty() {}
+    }
 }
