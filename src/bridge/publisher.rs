@@ -27,16 +27,14 @@ use crate::telemetry::metrics::{self, CappedLabel};
 pub struct PublishLimits {
     /// Confirm channels for messages of no order, and as many for streams and ordering keys.
     pub lanes: usize,
-    /// Messages of one lane batch.
+    /// Messages of one lane batch. RabbitMQ 3.10 to 4.3 reads at least 201 messages ahead of a channel that waits for a quorum
+    /// queue, and then nothing more of its whole connection (`credit_flow`), so two batches should be no more than 200.
     pub batch_max: usize,
     /// Unconfirmed messages of all callers.
     pub in_flight_max: usize,
     /// Sum of their bodies, in KiB (rounded up for each message).
     pub in_flight_kib_max: usize,
 }
-
-/// Messages of one batch aside: a channel with 32 that wait for one quorum queue stops its whole connection, in RabbitMQ.
-const ASIDE_MAX: usize = 16;
 
 /// Why nothing was sent at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +110,7 @@ impl Publisher {
         let shared = Shared {
             free: lanes(),
             bound: lanes(),
-            aside: lane(&LaneTerms { batch_max: limits.batch_max.min(ASIDE_MAX), ..terms.clone() }),
+            aside: lane(&terms),
             silences,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),

@@ -178,3 +178,41 @@ async fn a_stream_beside_one_that_waits_for_a_queue_takes_another_lane() {
     assert!(stored.into_iter().eq(1..=sent), "each once, in the order of the stream");
     node.mute_queue(&scene.name("mute"), false).await;
 }
+
+/// failures.md P3: with more on a channel than RabbitMQ takes in while a quorum queue is silent, it reads no more of the whole
+/// connection.
+#[tokio::test]
+async fn a_quorum_queue_that_falls_silent_in_full_flow_stops_nothing_on_other_lanes() {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let (sidecar, mute) = (sidecar(&scene, "quorum").await, scene.name("mute"));
+    let publisher = sidecar.publisher().await;
+    let (mut first, mut streams) = (publisher.open().await, Vec::new());
+    for _ in 0..3 {
+        streams.push(publisher.open().await);
+    }
+    let (over, is_over) = watch::channel(false);
+    let to_mute = async {
+        let mut sent = 0;
+        // What comes after the first failures goes to a queue that has been silent for long, on another channel.
+        while first.failures.len() < 400 {
+            first.publish((sent..sent + 500).map(|number| to("mute", number))).await;
+            sent += 500;
+            first.until("there is room", |it| it.unanswered() <= 1_000 || it.failures.len() >= 400).await;
+        }
+        over.send_replace(true);
+    };
+    let streaming = join_all(streams.into_iter().map(|stream| stream_to_good(stream, is_over.clone())));
+    let ((), (), streamed) = tokio::join!(to_mute, node.mute_queue(&mute, true), streaming);
+    assert!(
+        first.failures.iter().all(|it| it.kind() == v1::PublishFailureKind::ConfirmTimeout),
+        "{:?}",
+        first.failures
+    );
+    for streamed in streamed {
+        assert!(streamed.messages > 100 && streamed.stalls == 0, "{streamed:?}");
+    }
+    node.mute_queue(&mute, false).await;
+    let again = async || publisher.publish(vec![to("mute", 0), to("good", 0)]).await.ok();
+    until("both take messages again", again).await;
+}

@@ -62,7 +62,7 @@ pub(super) const KEYS: &[Key] = &[
         .default("2"),
     key("bus.amqp.pool.wait_timeout", WAIT, "wait for one of them").default("5s"),
     key("bus.amqp.publish.lanes", Kind::Integer { min: 1, max: 64 }, "confirm channels for unary publishes, and as many for streams and ordering keys").default("4"),
-    key("bus.amqp.publish.batch_max", Kind::Integer { min: 1, max: 4096 }, "messages of one batch").default("256"),
+    key("bus.amqp.publish.batch_max", Kind::Integer { min: 1, max: 4096 }, "messages of one batch, of which two are out at a time; with more than 100 a queue that falls silent may stop what other lanes publish").default("100"),
     key("bus.amqp.publish.confirm_timeout", WAIT, "then a publish fails with CONFIRM_TIMEOUT").default("10s"),
     key("bus.amqp.publish.window", Kind::Integer { min: 1, max: 1 << 24 }, "messages offered to one publish stream")
         .default("4096"),

@@ -23,7 +23,7 @@ fn every_setting_has_its_promised_default() {
     let shutdown = &settings.shutdown;
     let phases = [shutdown.notice, shutdown.intake, shutdown.drain, shutdown.give_back, shutdown.close];
     assert_eq!(phases, [0, 2, 18, 2, 3].map(Duration::from_secs));
-    assert_eq!((settings.publish.lanes, settings.publish.batch_max), (4, 256));
+    assert_eq!((settings.publish.lanes, settings.publish.batch_max), (4, 100));
     assert_eq!((settings.limits.header_bytes, settings.limits.header_depth), (65_536, 8));
     assert_eq!((settings.limits.publishes_in_flight, settings.limits.publish_bytes), (16_384, 64 << 20));
     assert!(settings.subscriptions.is_empty() && settings.exchanges.is_empty());
