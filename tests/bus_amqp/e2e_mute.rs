@@ -26,14 +26,19 @@ fn to(topic: &str, number: usize) -> v1::Message {
     v1::Message { routing_key, message_id, ..numbered(number) }
 }
 
-/// A sidecar with a queue for each topic.
-async fn sidecar(scene: &Scene, queue_type: &str) -> Sidecar {
+/// A queue for each topic.
+fn tables(scene: &Scene, queue_type: &str) -> String {
     let queue = |name: &str| {
         let queue = scene.name(name);
         format!("[queues.{name}]\nqueue = \"{queue}\"\nqueue_type = \"{queue_type}\"\nbindings = [\"{name}.#\"]\n")
     };
     let publish = format!("[bus.amqp.publish]\nconfirm_timeout = \"{}s\"\n", CONFIRM_TIMEOUT.as_secs());
-    let sidecar = scene.sidecar(&[publish, queue("good"), queue("kept"), queue("mute")].concat()).await;
+    [queue("good"), queue("kept"), queue("mute"), publish].concat()
+}
+
+/// A sidecar with these queues, each in use.
+async fn sidecar(scene: &Scene, queue_type: &str) -> Sidecar {
+    let sidecar = scene.sidecar(&tables(scene, queue_type)).await;
     sidecar.publisher().await.publish(vec![to("good", 0), to("mute", 0)]).await.expect("both are well");
     sidecar
 }
@@ -215,4 +220,26 @@ async fn a_quorum_queue_that_falls_silent_in_full_flow_stops_nothing_on_other_la
     node.mute_queue(&mute, false).await;
     let again = async || publisher.publish(vec![to("mute", 0), to("good", 0)]).await.ok();
     until("both take messages again", again).await;
+}
+
+/// failures.md P3: whoever wishes larger batches has that risk, and not for ever.
+#[tokio::test]
+async fn a_connection_that_rabbitmq_reads_no_more_is_left_for_another() {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let tables = format!("{}batch_max = 4096\n[bus.amqp.pool]\nmax_size = 1\n", tables(&scene, "quorum"));
+    let soon = "[bus.amqp]\noperation_timeout = \"2s\"\n";
+    let sidecar = Sidecar::from_file(&scene.settings(&tables).replacen("[bus.amqp]\n", soon, 1), &scene).await;
+    let mute = scene.name("mute");
+    sidecar.ready().await;
+    let publisher = sidecar.publisher().await;
+    publisher.publish(vec![to("good", 0), to("mute", 0)]).await.expect("both are well");
+    node.mute_queue(&mute, true).await;
+    let mut stream = publisher.open().await;
+    stream.publish((0..4_000).map(|number| to("mute", number))).await;
+    let stops = async || publisher.publish(vec![to("good", 1)]).await.is_err().then_some(());
+    until("the whole connection stands", stops).await;
+    let again = async || publisher.publish(vec![to("good", 2)]).await.ok();
+    until("others publish on another connection", again).await;
+    node.mute_queue(&mute, false).await;
 }

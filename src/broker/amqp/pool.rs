@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{Manager as _, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts};
-use lapin::Connection;
+use lapin::{Channel, Connection};
 use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -177,8 +177,21 @@ pub(super) fn pool(
         .map_err(|error| broken(error.to_string()))
 }
 
+/// A channel, and the largest frame of its connection in bytes. The channel keeps the connection, which the pool has back at
+/// once, for the next one. One that opens no channel in time is given to nobody else: it may be one of which RabbitMQ reads
+/// nothing, for the sake of a queue that does not answer, while its heartbeats go on.
+pub(super) async fn channel(pool: &Pool, limit: Duration) -> Result<(Channel, u32), BrokerError> {
+    let connection = take(pool).await?;
+    let opened = opening::channel(&connection, limit).await;
+    let frame_bytes_max = connection.configuration().frame_max();
+    if let Err(BrokerError::TimedOut { .. }) = &opened {
+        drop(Object::take(connection));
+    }
+    Ok((opened?, frame_bytes_max))
+}
+
 /// A connection, a fresh one where the idle one is dead.
-pub(super) async fn take(pool: &Pool) -> Result<Object<LinkManager>, BrokerError> {
+async fn take(pool: &Pool) -> Result<Object<LinkManager>, BrokerError> {
     let limits = pool.timeouts();
     let late = |what: &str, within: Option<Duration>| BrokerError::TimedOut {
         operation: format!("{what} of the pool"),

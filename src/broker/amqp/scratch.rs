@@ -67,8 +67,7 @@ impl Scratch {
     async fn channel(&self) -> Result<Channel, BrokerError> {
         let limit = self.operation_timeout;
         match &self.source {
-            // The channel keeps the connection; the pool has it back at once, for the next one.
-            Source::Pool(pool) => opening::channel(&*pool::take(pool).await?, limit).await,
+            Source::Pool(pool) => Ok(pool::channel(pool, limit).await?.0),
             Source::Own(connection, hub) => opening::own_channel(connection, limit, hub).await,
             Source::Lone(connection) => opening::channel(connection, limit).await,
         }

@@ -195,11 +195,7 @@ impl AmqpSession {
         self.hub.ensure_open()?;
         let limit = self.options.operation_timeout;
         let (channel, frame_bytes_max) = match role {
-            LaneRole::Publish => {
-                // The pool has the connection back at once: the lane's channel keeps it open.
-                let connection = pool::take(&self.publish).await?;
-                (opening::channel(&connection, limit).await?, connection.configuration().frame_max())
-            }
+            LaneRole::Publish => pool::channel(&self.publish, limit).await?,
             LaneRole::Settle => {
                 let connection = &self.settle.connection;
                 (self.own_channel(connection).await?, connection.configuration().frame_max())
