@@ -302,7 +302,8 @@ impl LaneTask {
 
     fn tell_load(&self) {
         let open = self.open.as_ref();
-        self.load.is(open.and_then(Open::oldest), open.and_then(|open| open.holder(!self.waiting.is_empty())));
+        let waits_for_id = self.waiting.front().is_some_and(|request| self.unanswered.has(id_of(request)));
+        self.load.is(open.and_then(Open::oldest), open.and_then(|open| open.holder(waits_for_id)));
     }
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::metrics::Gauge;
-use tokio::sync::Semaphore;
 
 use super::gate::Gate;
 use super::lane::{self, LaneHandle, LaneTerms, Lanes, Silences};
 use super::link::LinkWatch;
 use super::objects::PlanOf;
-use super::permits::{Counted, Permits};
+use super::permits::{Counted, Permits, Room};
 use super::pipe::{self, PipeInput, PipeOutput, PipeWindow, PublisherWatch};
 use super::registry::Registry;
 use super::scope;
@@ -35,6 +34,9 @@ pub struct PublishLimits {
     /// Sum of their bodies, in KiB (rounded up for each message).
     pub in_flight_kib_max: usize,
 }
+
+/// One part of so many of what may be unconfirmed may go aside.
+const ASIDE_PART: usize = 4;
 
 /// Why nothing was sent at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +77,13 @@ struct Shared {
     /// a channel.
     aside: LaneHandle,
     silences: Arc<Silences>,
-    /// Of streams and ordering keys, which stay where they are: what holds a lane up there holds up fewer.
+    /// Of streams and ordering keys, which cannot leave while anything of theirs is unanswered: what holds a lane up there
+    /// holds up fewer.
     bound: Lanes,
-    in_flight: Arc<Semaphore>,
-    in_flight_kib: Arc<Semaphore>,
-    limits: PublishLimits,
+    /// What all callers may have unconfirmed.
+    room: Room,
+    /// What of it may go aside: a place that confirms nothing takes the room of nobody else.
+    room_aside: Room,
     link: LinkWatch,
     phase: PhaseWatch,
     labels: CappedLabel,
@@ -112,9 +116,8 @@ impl Publisher {
             bound: lanes(),
             aside: lane(&terms),
             silences,
-            in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
-            in_flight_kib: Arc::new(Semaphore::new(limits.in_flight_kib_max)),
-            limits,
+            room: Room::new(limits.in_flight_max, limits.in_flight_kib_max),
+            room_aside: Room::new(limits.in_flight_max / ASIDE_PART, limits.in_flight_kib_max / ASIDE_PART),
             link: link.clone(),
             phase: phase.clone(),
             labels: CappedLabel::default(),
@@ -139,17 +142,18 @@ impl Publisher {
             self.count(exchanges.iter().map(|exchange| (exchange, refusal.label())));
             return Err(refusal);
         }
-        let Some(permits) = self.permits(&publications) else {
-            let limit = u64::try_from(shared.limits.in_flight_max).unwrap_or(u64::MAX);
+        let without_key = publications.iter().filter(|publication| self.lane_of_key(publication).is_none());
+        let is_silent = shared.silences.has_any(without_key.map(destination_of));
+        let Some(permits) = self.permits(&publications, is_silent) else {
+            let limit = if is_silent { shared.room_aside.limit() } else { shared.room.limit() };
             let refusal = Refusal::TooMany { limit };
             self.count(exchanges.iter().map(|exchange| (exchange, refusal.label())));
             return Err(refusal);
         };
-        let destinations: Vec<Destination> = publications.iter().map(destination_of).collect();
-        let is_silent = shared.silences.has_any(destinations.iter().copied());
         let lane = if is_silent { &shared.aside } else { shared.free.idlest() };
         let mut answers = Vec::with_capacity(publications.len());
-        for (publication, destination) in publications.into_iter().zip(destinations) {
+        for publication in publications {
+            let destination = destination_of(&publication);
             let lane = self.lane_of_key(&publication).unwrap_or(lane);
             answers.push(lane.submit(publication, Some(Arc::clone(&permits)), Some(destination)).await);
         }
@@ -234,39 +238,26 @@ impl Publisher {
     }
 
     /// Room for these, kept until the lane has an answer for the last of them: a caller that goes away frees nothing.
-    fn permits(&self, publications: &[Publication]) -> Option<Arc<Permits>> {
-        let count = publications.len();
-        let (messages, kib) = self.share(count, publications.iter().map(kib_of).sum());
-        let messages = Arc::clone(&self.shared.in_flight).try_acquire_many_owned(messages).ok()?;
-        let kib = Arc::clone(&self.shared.in_flight_kib).try_acquire_many_owned(kib).ok()?;
-        Some(Arc::new(Permits::new(Some(messages), Some(kib), self.counted(count))))
+    fn permits(&self, publications: &[Publication], is_silent: bool) -> Option<Arc<Permits>> {
+        let (count, kib) = (publications.len(), publications.iter().map(kib_of).sum());
+        let aside = if is_silent { Some(self.shared.room_aside.try_take(count, kib)?) } else { None };
+        let all = self.shared.room.try_take(count, kib)?;
+        Some(Arc::new(Permits::new(Some(all), aside, self.counted(count))))
     }
 
     /// The same, waited for. Cancel-safe.
     pub(super) async fn wait_for_room(&self, messages: usize, kib: usize) -> Permits {
-        let (messages_share, kib_share) = self.share(messages, kib);
-        // The semaphores are never closed.
-        let of_messages = Arc::clone(&self.shared.in_flight).acquire_many_owned(messages_share).await.ok();
-        let of_kib = Arc::clone(&self.shared.in_flight_kib).acquire_many_owned(kib_share).await.ok();
-        Permits::new(of_messages, of_kib, self.counted(messages))
+        let all = self.shared.room.take(messages, kib).await;
+        Permits::new(all, None, self.counted(messages))
     }
 
     fn counted(&self, messages: usize) -> Counted {
         Counted::new(self.shared.unanswered.clone(), messages)
     }
 
-    /// One caller may always send, however much it brings: a limit below one request would refuse it for ever.
-    fn share(&self, messages: usize, kib: usize) -> (u32, u32) {
-        let limits = &self.shared.limits;
-        let share = |wanted: usize, max: usize| u32::try_from(wanted.min(max)).unwrap_or(u32::MAX);
-        (share(messages, limits.in_flight_max), share(kib, limits.in_flight_kib_max))
-    }
-
     /// Waits until nothing is unconfirmed any more. Cancel-safe.
     pub async fn idle(&self) {
-        let all = u32::try_from(self.shared.limits.in_flight_max).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        drop(self.shared.in_flight.acquire_many(all).await);
+        self.shared.room.idle().await;
     }
 
     pub(super) fn count<'a>(&self, results: impl Iterator<Item = (&'a ExchangeName, &'static str)>) {

@@ -12,7 +12,7 @@ use super::{Confirm, Publication};
 /// Batches overlap: the next one may be on its way while the one before waits for its confirms. Written in turn they would
 /// leave the broker idle for a round trip after each.
 pub trait Lane: fmt::Debug + Send {
-    /// True while it takes another batch: when fewer than two are incomplete.
+    /// True while it takes another batch: when fewer than two are incomplete, and not too much was left behind.
     fn has_room(&self) -> bool;
 
     /// Sends a batch, in order, behind those before it. Every message must have a message id, and none that of another
@@ -24,7 +24,8 @@ pub trait Lane: fmt::Debug + Send {
     /// message that was left behind is out. Cancel-safe.
     fn answers(&mut self) -> BoxFuture<'_, Answers>;
 
-    /// False after a failure that closed the channel or left it in doubt: open another lane, once all is answered.
+    /// False after a failure that closed the channel or left it in doubt, or where it has been used for long enough after a
+    /// refusal: open another lane, once all is answered.
     fn is_open(&self) -> bool;
 
     /// Sends one batch and waits for its answer, with nothing else on the way.

@@ -42,6 +42,11 @@ impl Unanswered {
         batch
     }
 
+    /// True if an item with this id would have to wait.
+    pub fn has(&self, id: &str) -> bool {
+        self.keys.contains(&key(id))
+    }
+
     /// The oldest batch has its answers, but for the items in these places: their ids stay out until each is
     /// [over](Self::over).
     pub fn answered(&mut self, is_left: impl Fn(usize) -> bool) -> Vec<Key> {

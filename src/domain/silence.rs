@@ -1,6 +1,6 @@
 //! Where messages went that the broker did not confirm for long. Knows no broker and no clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,12 @@ const LASTS: Duration = Duration::from_hours(1);
 
 /// Destinations that are known at once; of more the newest are not.
 const KNOWN_MAX: usize = 1_024;
+
+/// Keys of one place that are known, of either kind.
+const KEYS_MAX: usize = 64;
+
+/// A place with so many silent keys is silent as a whole.
+const SEVERAL: usize = 2;
 
 /// A message with another key of the place is evidence of sound only after this long without one of silence.
 const QUIET: Duration = Duration::from_secs(30);
@@ -41,40 +47,61 @@ impl Destination {
 #[derive(Debug, Default)]
 pub struct Silence(HashMap<u64, Noted>);
 
-/// When a place was silent last, and under which key.
+/// What is known of a place.
 #[derive(Debug)]
 struct Noted {
+    /// When it was silent last.
     at: Instant,
-    key: u64,
+    /// Keys of messages that were not confirmed.
+    silent: HashSet<u64>,
+    /// Keys of messages that were stored since then.
+    well: HashSet<u64>,
 }
 
 impl Silence {
     /// A message that went there was not confirmed for long.
     pub fn note(&mut self, Destination { place, key }: Destination, now: Instant) {
         self.expire(now);
-        if self.0.len() < KNOWN_MAX || self.0.contains_key(&place) {
-            self.0.insert(place, Noted { at: now, key });
+        if self.0.len() >= KNOWN_MAX && !self.0.contains_key(&place) {
+            return;
         }
+        let fresh = || Noted { at: now, silent: HashSet::new(), well: HashSet::new() };
+        let noted = self.0.entry(place).or_insert_with(fresh);
+        noted.at = now;
+        noted.well.remove(&key);
+        add(&mut noted.silent, key);
     }
 
     /// A message that went there was stored.
     pub fn forget(&mut self, Destination { place, key }: Destination, now: Instant) {
+        let Some(noted) = self.0.get_mut(&place) else { return };
+        noted.silent.remove(&key);
+        add(&mut noted.well, key);
         // Of two queues behind one place one may be well.
-        let is_over = |noted: &Noted| noted.key == key || now >= noted.at + QUIET;
-        if self.0.get(&place).is_some_and(is_over) {
+        if noted.silent.is_empty() || now >= noted.at + QUIET {
             self.0.remove(&place);
         }
     }
 
-    /// True while that is silent.
-    pub fn has(&self, destination: Destination, now: Instant) -> bool {
-        self.0.get(&destination.place).is_some_and(|noted| now < noted.at + LASTS)
+    /// True while that is silent: the key itself, or several of its place and it is not known to be well.
+    pub fn has(&self, Destination { place, key }: Destination, now: Instant) -> bool {
+        let is_silent = |noted: &Noted| {
+            let is_place = noted.silent.len() >= SEVERAL && !noted.well.contains(&key);
+            now < noted.at + LASTS && (noted.silent.contains(&key) || is_place)
+        };
+        self.0.get(&place).is_some_and(is_silent)
     }
 
     /// Forgets what was long ago; true if nothing is left.
     pub fn expire(&mut self, now: Instant) -> bool {
         self.0.retain(|_, noted| now < noted.at + LASTS);
         self.0.is_empty()
+    }
+}
+
+fn add(keys: &mut HashSet<u64>, key: u64) {
+    if keys.len() < KEYS_MAX {
+        keys.insert(key);
     }
 }
 
@@ -105,14 +132,33 @@ mod tests {
     }
 
     #[test]
-    fn a_place_with_a_silent_and_a_sound_queue_is_silent_until_half_a_minute_after_the_last_word_of_it() {
+    fn of_a_place_with_several_silent_keys_only_those_are_not_that_are_known_to_be_well() {
         let (mut silence, now) = (Silence::default(), start());
-        let (mute, sound) = (Destination::of("events", "tenant.17"), Destination::of("events", "tenant.18"));
-        silence.note(mute, now);
-        silence.forget(sound, now + QUIET / 2);
-        assert!(silence.has(sound, now + QUIET));
-        silence.forget(sound, now + QUIET);
-        assert!(!silence.has(mute, now + QUIET));
+        let tenant = |number: u64| Destination::of("events", &format!("tenant.{number}"));
+        silence.note(tenant(17), now);
+        assert!(silence.has(tenant(17), now) && !silence.has(tenant(18), now), "one is no sign of the others");
+        silence.note(tenant(19), now);
+        assert!(silence.has(tenant(18), now) && silence.has(tenant(20), now));
+        for second in 0..60 {
+            let now = now + Duration::from_secs(second);
+            silence.note(tenant(17), now);
+            silence.forget(tenant(18), now);
+            assert!(silence.has(tenant(17), now) && !silence.has(tenant(18), now) && silence.has(tenant(20), now));
+        }
+        silence.note(tenant(18), now);
+        assert!(silence.has(tenant(18), now), "no longer");
+    }
+
+    #[test]
+    fn a_place_whose_keys_are_new_each_time_is_well_again_half_a_minute_after_the_last_word_of_its_silence() {
+        let (mut silence, now) = (Silence::default(), start());
+        let order = |number: u64| Destination::of("events", &format!("order.{number}"));
+        silence.note(order(1), now);
+        silence.note(order(2), now);
+        silence.forget(order(3), now + QUIET / 2);
+        assert!(silence.has(order(4), now + QUIET));
+        silence.forget(order(4), now + QUIET);
+        assert!(!silence.has(order(1), now + QUIET));
     }
 
     #[test]

@@ -243,3 +243,27 @@ async fn a_connection_that_rabbitmq_reads_no_more_is_left_for_another() {
     until("others publish on another connection", again).await;
     node.mute_queue(&mute, false).await;
 }
+
+/// failures.md P3.
+#[tokio::test]
+async fn what_waits_for_a_silent_queue_takes_a_quarter_of_the_room_of_all_and_no_more() {
+    let node = nodes::managed().await;
+    let (scene, _proxy) = Scene::linked(node).await;
+    let limits = "[limits]\npublishes_in_flight = 40\n";
+    let sidecar = scene.sidecar(&[&tables(&scene, "classic"), limits].concat()).await;
+    let publisher = sidecar.publisher().await;
+    publisher.publish(vec![to("good", 0), to("mute", 0)]).await.expect("both are well");
+    node.mute_queue(&scene.name("mute"), true).await;
+    // Two keys of one place.
+    publish_to_mute(&publisher, (2, Duration::from_millis(1))).await;
+
+    let calls = (10..40).map(|number| publisher.publish(vec![to("mute", number)]));
+    let others = publisher.publish((100..125).map(|number| to("good", number)).collect());
+    let (answers, others) = tokio::join!(join_all(calls), others);
+    assert!(others.is_ok(), "{others:?}");
+    let reasons: Vec<String> =
+        answers.iter().map(|it| reason(it.as_ref().expect_err("nobody confirms it")).1).collect();
+    let count = |word: &str| reasons.iter().filter(|reason| *reason == word).count();
+    assert_eq!((count("CONFIRM_TIMEOUT"), count("HANDLER_LIMIT")), (10, 20), "{reasons:?}");
+    node.mute_queue(&scene.name("mute"), false).await;
+}

@@ -75,11 +75,11 @@ impl Open {
         self.out.front().map(|batch| batch.begun)
     }
 
-    /// When the oldest message was written without whose answer nothing goes out; `waits`: something would, if it could, such
-    /// as a message with the id of one that was left behind.
-    pub(super) fn holder(&self, waits: bool) -> Option<Instant> {
+    /// When the oldest message was written without whose answer nothing goes out; `waits_for_id`: what is next has the id of
+    /// one that is out.
+    pub(super) fn holder(&self, waits_for_id: bool) -> Option<Instant> {
         let (_, left) = self.left.first_key_value()?;
-        let may_go = !waits && self.lane.is_open() && self.lane.has_room();
+        let may_go = !waits_for_id && self.lane.is_open() && self.lane.has_room();
         (self.out.is_empty() && !may_go).then_some(left.begun)
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::domain::silence::{Destination, Silence};
 
-/// See the module. Costs nothing as long as every message is confirmed soon.
+/// See the module. Takes no lock as long as every message is confirmed soon.
 #[derive(Debug, Default)]
 pub(in crate::bridge) struct Silences {
     any: AtomicBool,

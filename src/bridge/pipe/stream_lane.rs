@@ -1,13 +1,21 @@
 //! The lane of one stream, and when it takes another.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::super::lane::LaneHandle;
 use super::super::permits::Permits;
 use crate::broker::{Confirm, Publication};
+
+/// On a lane that moves a message has its answer much sooner, unless its own queue is silent.
+const OWN_MAX: Duration = Duration::from_secs(1);
+
+/// Whoever had a message without a confirm in time may have more of them.
+const LATE_FOR: Duration = Duration::from_mins(1);
 
 /// One at a time, so that the order of the stream holds.
 #[derive(Debug)]
@@ -23,8 +31,8 @@ pub(in crate::bridge) struct StreamLane {
 pub(in crate::bridge) struct Told {
     /// Answers of lanes.
     answers: AtomicUsize,
-    /// The last ones had a message without a confirm in time: it is this stream that holds the lane up.
-    is_late: AtomicBool,
+    /// When a message had no confirm in time: it is this stream that holds the lane up.
+    late: Mutex<Option<Instant>>,
     more: Notify,
 }
 
@@ -56,7 +64,12 @@ impl StreamLane {
         if !self.lane.was_stuck_lately() || !may_leave(&self.told, &next()) {
             return;
         }
-        self.told.all(self.submitted.load(Ordering::Relaxed)).await;
+        let submitted = self.submitted.load(Ordering::Relaxed);
+        while timeout(OWN_MAX, self.told.all(submitted)).await.is_err() {
+            if !self.lane.is_stuck() {
+                return self.told.be_late();
+            }
+        }
         let other = next();
         // Much may have become known meanwhile.
         if may_leave(&self.told, &other) {
@@ -70,15 +83,22 @@ impl Told {
         let (count, late) = confirms
             .fold((0, 0), |(count, late), confirm| (count + 1, late + usize::from(*confirm == Confirm::TimedOut)));
         if count > 0 {
-            self.is_late.store(late > 0, Ordering::Relaxed);
+            if late > 0 {
+                self.be_late();
+            }
             // Behind the other: whoever sees these sees what they were.
             self.answers.fetch_add(count, Ordering::Release);
             self.more.notify_one();
         }
     }
 
+    fn be_late(&self) {
+        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     fn is_late(&self) -> bool {
-        self.is_late.load(Ordering::Relaxed)
+        let late = *self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.is_some_and(|late| late.elapsed() < LATE_FOR)
     }
 
     /// Waits for so many answers since the beginning. Cancel-safe.

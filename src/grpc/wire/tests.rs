@@ -82,6 +82,7 @@ fn the_nameless_exchange_has_a_name_on_grpc() {
     assert_eq!(refused(v1::Message { exchange: "a\nb".to_owned(), ..Default::default() }), ["exchange"]);
 }
 
+/// failures.md P7.
 #[test]
 fn the_senders_user_and_time_are_ours_and_not_an_error() {
     let message = publish(v1::Message {

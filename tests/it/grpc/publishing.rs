@@ -30,6 +30,7 @@ async fn ids_are_kept_or_assigned_and_answered_in_order() {
     assert_eq!(seen, ids);
 }
 
+/// failures.md P1.
 #[tokio::test]
 async fn what_no_queue_takes_is_an_error_unless_that_is_allowed() {
     let sidecar = Sidecar::start(WORK).await;
@@ -69,6 +70,7 @@ async fn sizes_have_limits_and_each_its_code() {
     sidecar.holds("work", 1, 0).await;
 }
 
+/// failures.md P6.
 #[tokio::test]
 async fn bad_messages_are_refused_with_the_field_and_nothing_is_stored() {
     let sidecar = Sidecar::start(WORK).await;

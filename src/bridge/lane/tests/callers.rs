@@ -1,6 +1,6 @@
 //! Callers that do not wait for what they asked.
 
-use super::super::super::permits::{Counted, Permits};
+use super::super::super::permits::{Counted, Permits, Room};
 use super::*;
 
 /// failures.md P4: a storm of callers that give up would else fill the memory with what nobody counts.
@@ -8,14 +8,14 @@ use super::*;
 async fn a_caller_that_goes_away_frees_no_room_before_the_broker_has_answered() {
     let play = Play::begin(None, 1);
     play.up(1);
-    let room = Arc::new(Semaphore::new(3));
+    let room = Room::new(3, 3);
     for id in ["a", "b", "c"] {
-        let permit = Arc::clone(&room).acquire_owned().await.ok();
-        let permits = Arc::new(Permits::new(permit, None, Counted::new(::metrics::Gauge::noop(), 1)));
+        let counted = Counted::new(::metrics::Gauge::noop(), 1);
+        let permits = Arc::new(Permits::new(room.try_take(1, 1), None, counted));
         drop(play.lanes[0].submit(publication(id), Some(permits), None).await);
     }
     settled().await;
-    assert_eq!((room.available_permits(), play.lanes[0].load()), (0, 3));
+    assert!(room.try_take(1, 0).is_none() && play.lanes[0].load() == 3);
     play.answer(3, Confirm::Stored).await;
-    assert_eq!((room.available_permits(), play.lanes[0].load()), (3, 0));
+    assert!(room.try_take(3, 3).is_some() && play.lanes[0].load() == 0);
 }

@@ -41,6 +41,23 @@ async fn a_message_that_is_left_behind_holds_up_no_neighbour_and_keeps_its_id() 
     assert_eq!(play.lanes[0].load(), 0);
 }
 
+/// Streams would leave it, and others not come.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_moves_is_not_stuck_whatever_was_left_behind_on_it() {
+    let mut play = Play::begin(None, 1);
+    play.up(1);
+    play.ask(0, 3).await;
+    play.say(but_the_second(0)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    play.ask(0, 20).await;
+    for _ in 0..3 {
+        // They wait for the batch that is out, since they are few.
+        play.ask(0, 20).await;
+        play.answer(1, Confirm::Stored).await;
+        assert!(!play.lanes[0].was_stuck_lately());
+    }
+}
+
 /// failures.md P3: what comes later on another channel would overtake what is left on this one.
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_channel_is_given_up_waits_for_all_that_was_left_behind_on_it() {

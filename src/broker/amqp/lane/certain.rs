@@ -9,7 +9,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::batch::Batch;
@@ -60,6 +60,8 @@ pub(super) struct Out {
     complete: usize,
     left: Left,
     round: Option<Round>,
+    /// The last question had an answer.
+    answers: bool,
     /// Ids of returned messages of which nobody was told yet.
     returned: HashSet<String>,
     /// The channel is closed or in doubt: nobody may wait for a confirm that comes after all.
@@ -143,8 +145,10 @@ impl Out {
         } else {
             self.glance();
         }
-        let known = self.known_below();
-        let mut certain = Certain { left: self.left.give_up(known, &mut self.returned), ..Certain::default() };
+        let left = self.left.give_up(self.known_below(), &mut self.returned);
+        let over = left.iter().filter(|(_, confirm)| *confirm == Confirm::TimedOut).map(|(number, _)| *number);
+        let silent = over.take(if self.answers { usize::MAX } else { 1 }).collect();
+        let mut certain = Certain { left, silent, ..Certain::default() };
         // Their ids may be used again, and returns of them may still come.
         self.has_failed |= !certain.left.is_empty();
         if self.round.is_some() {
@@ -167,7 +171,7 @@ impl Out {
         if is_split || batches.iter().any(Batch::has_word) || heard.iter().any(Heard::is_word) {
             let deadlines = batches.iter().map(Batch::deadline).chain(heard.iter().map(Heard::deadline));
             let deadline = deadlines.fold(Instant::now() + SOUNDING_MIN, Instant::max);
-            self.round = Some(Round { batches, heard, sounding: sound(), deadline, first_left });
+            self.round = Some(Round { batches, heard, sounding: begun(sound()), deadline, first_left });
         } else {
             certain.left.extend(heard.into_iter().map(|heard| heard.outcome(&mut self.returned, true)));
             certain.batches = batches;
@@ -203,6 +207,7 @@ impl Out {
             round.batches.iter_mut().for_each(Batch::doubt);
         }
         let left = round.heard.into_iter().map(|heard| heard.outcome(&mut self.returned, is_answered)).collect();
+        self.answers = is_answered;
         // Where the channel itself gives no answer, RabbitMQ may be at the oldest, and has not come to the others.
         let silent = if is_answered { self.left.silent() } else { self.left.oldest().into_iter().collect() };
         Certain { batches: round.batches, left, silent }
@@ -215,6 +220,14 @@ impl Out {
         refused: Option<&(ExchangeName, BrokerError)>,
     ) -> Vec<Result<Confirm, u64>> {
         batch.outcomes(&mut self.returned, refused)
+    }
+}
+
+/// Begins it now: whoever takes what is certain may do something long before the next wait.
+fn begun(mut sounding: Sounding) -> Sounding {
+    match (&mut sounding).now_or_never() {
+        Some(is_answered) => std::future::ready(is_answered).boxed(),
+        None => sounding,
     }
 }
 

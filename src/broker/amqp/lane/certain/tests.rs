@@ -150,6 +150,7 @@ async fn what_is_not_confirmed_holds_nothing_up_and_is_late_in_its_own_time() {
     }
     let late = |first| Answers {
         left: vec![(first, Confirm::TimedOut), (first + 1, Confirm::TimedOut)],
+        silent: vec![first, first + 1],
         ..Answers::default()
     };
     assert!(!out.has_failed());
