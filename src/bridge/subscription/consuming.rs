@@ -25,6 +25,8 @@ use crate::telemetry::metrics;
 
 /// A consumer that has lived so long was well.
 const WELL_AFTER: Duration = Duration::from_secs(30);
+/// A failure so long ago has nothing to do with the next one, however short consumers lived in between.
+const LONG_AGO: Duration = Duration::from_mins(1);
 /// Waits between two tries to consume.
 const CONSUME_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// The same after a message that cannot be read: a quorum queue moves it after some twenty of them, and what is behind it waits.
@@ -197,7 +199,8 @@ impl Pump {
         self.is_status_due = true;
         // One that dies right after its start has not been well in between.
         let was_well = self.started_at.take().is_some_and(|at| at.elapsed() >= WELL_AFTER);
-        self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
+        let is_first = self.failed_at.replace(Instant::now()).is_none_or(|at| at.elapsed() >= LONG_AGO);
+        self.failures = if was_well || is_first { 1 } else { self.failures.saturating_add(1) };
         let is_unparsable = matches!(error, BrokerError::Unparsable { .. });
         let backoff = if is_unparsable { UNPARSABLE_BACKOFF } else { CONSUME_BACKOFF };
         let wait = full_jitter(self.failures, backoff, fastrand::f64());

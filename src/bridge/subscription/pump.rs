@@ -111,6 +111,7 @@ pub(super) struct Pump {
     /// Failures of the consumer in a row.
     pub(super) failures: u32,
     pub(super) started_at: Option<Instant>,
+    pub(super) failed_at: Option<Instant>,
     /// What is done and could not be told.
     pub(super) late: LateAcks,
     /// Releases that are held before they go back.
@@ -169,6 +170,7 @@ impl Pump {
             trouble: None,
             failures: 0,
             started_at: None,
+            failed_at: None,
             late: LateAcks::default(),
             releases: Releases::default(),
             crashes: Crashes::default(),

@@ -13,6 +13,7 @@ use lapin::{Channel, Connection};
 use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::error;
 use super::hub::Hub;
@@ -177,17 +178,30 @@ pub(super) fn pool(
         .map_err(|error| broken(error.to_string()))
 }
 
+/// A connection in use opens a channel within this, or another one is opened, which has the whole time.
+const USED_OPENS_WITHIN: Duration = Duration::from_secs(2);
+
 /// A channel, and the largest frame of its connection in bytes. The channel keeps the connection, which the pool has back at
 /// once, for the next one. One that opens no channel in time is given to nobody else: it may be one of which RabbitMQ reads
 /// nothing, for the sake of a queue that does not answer, while its heartbeats go on.
 pub(super) async fn channel(pool: &Pool, limit: Duration) -> Result<(Channel, u32), BrokerError> {
-    let connection = take(pool).await?;
-    let opened = opening::channel(&connection, limit).await;
-    let frame_bytes_max = connection.configuration().frame_max();
-    if let Err(BrokerError::TimedOut { .. }) = &opened {
-        drop(Object::take(connection));
+    loop {
+        let connection = take(pool).await?;
+        let is_used = Object::metrics(&connection).recycle_count > 0;
+        let limit = if is_used { limit.min(USED_OPENS_WITHIN) } else { limit };
+        match opening::channel(&connection, limit).await {
+            Err(error @ BrokerError::TimedOut { .. }) => {
+                let role = pool.manager().role.as_str();
+                warn!(role, %error, "a connection is left for a new one: the broker may read it no more");
+                drop(Object::take(connection));
+                // Each time one less.
+                if !is_used {
+                    return Err(error);
+                }
+            }
+            opened => return Ok((opened?, connection.configuration().frame_max())),
+        }
     }
-    Ok((opened?, frame_bytes_max))
 }
 
 /// A connection, a fresh one where the idle one is dead.

@@ -1,5 +1,7 @@
 //! What happens when the link, the queue or the broker is lost, in each state of a delivery.
 
+use std::time::Duration;
+
 use sidebus::bridge::{RevocationReason, SubscriptionState};
 use sidebus::broker::{BrokerError, Confirm, Publication, Routing};
 use sidebus::domain::ledger::Outcome;
@@ -160,6 +162,32 @@ async fn a_deleted_queue_is_made_again_and_consumed_again() {
     until("the queue", || bench.broker.faults().depth(&queue("work")).is_some()).await;
     bench.publish(&["b"]).await;
     assert_eq!(bodies(&handler.receive(1).await), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_was_deleted_often_a_while_ago_is_made_again_at_once_when_that_happens_again() {
+    let bench = Bench::start();
+    let is_there = || bench.broker.faults().depth(&queue("work")).is_some();
+    for _ in 0..3 {
+        let handler = bench.join(10).await;
+        for _ in 0..8 {
+            until("it is there", is_there).await;
+            assert!(bench.broker.faults().delete_queue(&queue("work")));
+        }
+        until("it is there at last", is_there).await;
+        drop(handler);
+        tokio::time::advance(Duration::from_mins(2)).await;
+        bench.publish(&["a"]).await;
+        bench.depth_becomes("work", 1, 0).await;
+
+        let mut handler = bench.join(10).await;
+        handler.receive(1).await;
+        let deleted = tokio::time::Instant::now();
+        assert!(bench.broker.faults().delete_queue(&queue("work")));
+        until("it is there again", is_there).await;
+        assert!(deleted.elapsed() < Duration::from_millis(500), "{:?}", deleted.elapsed());
+        drop(handler);
+    }
 }
 
 #[tokio::test(start_paused = true)]
