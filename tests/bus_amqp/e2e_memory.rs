@@ -144,8 +144,8 @@ async fn a_handler_that_works_long_while_its_stream_is_full_is_not_ended() {
     let mut handler = Handler::open(shared, Handler::of("work")).await;
     let begun = Instant::now();
     while begun.elapsed() < TIMEOUT * 3 {
-        store(&scene, 100, SMALL).await;
-        rate(&mut handler, 100).await;
+        // At once: what comes first must not wait for the last to be stored.
+        tokio::join!(store(&scene, 100, SMALL), rate(&mut handler, 100));
     }
     busy.ack(&[first]).await;
     let rest = busy.deliveries(99).await;
